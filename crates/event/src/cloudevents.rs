@@ -1,0 +1,222 @@
+//! Events as CloudEvents 1.0 in structured JSON, and back.
+//!
+//! | event      | CloudEvent |
+//! | ---------- | ---------- |
+//! | Id         | `id`; for an event of another origin, `source#id`, which that format says is unique |
+//! | Node, Source | `source` = `tidings://NODE/SOURCE`, and the attributes `node`, `origin` |
+//! | Topic, Type | `type` = `TOPIC.TYPE`, and the attributes `topic`, `eventtype` |
+//! | Key        | `subject` |
+//! | Time       | `time` |
+//! | Namespace  | the attribute `namespace` |
+//! | FilterKeys | the attribute `filterkeys`: a JSON list as text |
+//! | Index      | the attribute `index`: digits as text, since integers there end at 2³¹ |
+//! | Payload    | `data` |
+//!
+//! Coming in, a CloudEvent without our attributes gets the topic `CloudEvent`, its `type` as Type,
+//! its `subject` as Key and its `source` as Source. Data that is no object becomes `{"data": …}`;
+//! attributes that have no place in an event are kept in the payload beside it, under `attributes`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use crate::frame_view::EventView;
+use crate::json_text::push_json_string;
+use crate::new_event::from_json;
+use crate::{DEFAULT_NAMESPACE, EventError, Limits, NewEvent};
+
+/// What marks a `source` as our own.
+const OWN_SOURCE: &str = "tidings://";
+/// The topic of CloudEvents that name none.
+const DEFAULT_TOPIC: &str = "CloudEvent";
+
+/// One event as one JSON object, without a newline.
+pub fn to_cloudevent(event: &EventView<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(event.raw().len() + 256);
+    let mut field = |name: &str, text: &str| {
+        push_json_string(name, &mut out);
+        out.push(b':');
+        push_json_string(text, &mut out);
+        out.push(b',');
+    };
+    let (node, source) = (event.node(), event.source());
+    let key = event.key();
+    field("specversion", "1.0");
+    field("id", &event.id());
+    field(
+        "source",
+        &format!("{OWN_SOURCE}{}/{}", uri_part(&node), uri_part(&source)),
+    );
+    field("type", &format!("{}.{}", event.topic(), event.type_()));
+    if !key.is_empty() {
+        field("subject", &key);
+    }
+    field("time", &event.time().to_string());
+    field("datacontenttype", "application/json");
+    field("topic", &event.topic());
+    field("eventtype", &event.type_());
+    // Attributes may not be empty text: an absent one stands for it.
+    for (name, text) in [
+        ("namespace", event.namespace()),
+        ("node", node),
+        ("origin", source),
+    ] {
+        if !text.is_empty() {
+            field(name, &text);
+        }
+    }
+    if !event.has_null_filter_keys() {
+        let keys = serde_json::to_string(&event.filter_keys()).unwrap_or_default();
+        field("filterkeys", &keys);
+    }
+    field("index", &event.index().to_string());
+    let mut line = Vec::with_capacity(out.len() + event.payload().len() + 16);
+    line.push(b'{');
+    line.extend_from_slice(&out);
+    line.extend_from_slice(b"\"data\":");
+    line.extend_from_slice(event.payload().as_bytes());
+    line.push(b'}');
+    line
+}
+
+/// Percent-encodes what may not stand in a part of a URI.
+fn uri_part(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// Reads one CloudEvent.
+///
+/// # Errors
+/// When it is not a JSON object with the required attributes of version 1.0.
+pub fn from_cloudevent(json: &[u8]) -> Result<NewEvent<'_>, EventError> {
+    event_of(from_json("CloudEvent", json)?)
+}
+
+/// Reads a batch: a JSON list of CloudEvents, which becomes one transaction.
+///
+/// # Errors
+/// As [`from_cloudevent`], and when there are none or more than the limits allow.
+pub fn from_cloudevent_batch<'a>(
+    json: &'a [u8],
+    limits: &Limits,
+) -> Result<Vec<NewEvent<'a>>, EventError> {
+    let batch: Vec<Attributes<'a>> = from_json("batch of CloudEvents", json)?;
+    NewEvent::check_count(batch.len(), limits)?;
+    batch.into_iter().map(event_of).collect()
+}
+
+type Attributes<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+fn event_of(mut attributes: Attributes<'_>) -> Result<NewEvent<'_>, EventError> {
+    let mut text = |name: &'static str| -> Result<Option<String>, EventError> {
+        match attributes.remove(name) {
+            None => Ok(None),
+            Some(raw) if raw.get() == "null" => Ok(None),
+            Some(raw) => {
+                serde_json::from_str(raw.get())
+                    .map(Some)
+                    .map_err(|_| EventError::Malformed {
+                        what: "CloudEvent",
+                        detail: format!("{name} is not a string"),
+                    })
+            }
+        }
+    };
+    let required = |field: &'static str, value: Option<String>| {
+        value
+            .filter(|text| !text.is_empty())
+            .ok_or(EventError::Missing { field })
+    };
+    let version = required("specversion", text("specversion")?)?;
+    if version != "1.0" {
+        return Err(EventError::CloudEventVersion { found: version });
+    }
+    let id = required("id", text("id")?)?;
+    let source = required("source", text("source")?)?;
+    let r#type = required("type", text("type")?)?;
+    let own = source.starts_with(OWN_SOURCE);
+    let key = text("subject")?.unwrap_or_default();
+    let time = text("time")?.map(|time| time.parse()).transpose().map_err(
+        |source: crate::TimestampError| EventError::Malformed {
+            what: "CloudEvent",
+            detail: format!("time: {source}"),
+        },
+    )?;
+    let topic = text("topic")?.unwrap_or_else(|| DEFAULT_TOPIC.to_owned());
+    let event_type = text("eventtype")?.unwrap_or(r#type);
+    let namespace = text("namespace")?;
+    let node = text("node")?;
+    let origin = text("origin")?;
+    let filter_keys = text("filterkeys")?
+        .map(|keys| serde_json::from_str::<Vec<String>>(&keys))
+        .transpose()
+        .map_err(|_| EventError::Malformed {
+            what: "CloudEvent",
+            detail: "filterkeys is not a JSON list of strings, written as text".into(),
+        })?;
+    text("index")?;
+    text("datacontenttype")?;
+    let payload = payload_of(attributes)?;
+    // Our own events leave out an empty namespace; others belong to the default one.
+    let namespace = namespace.unwrap_or_else(|| {
+        if own {
+            String::new()
+        } else {
+            DEFAULT_NAMESPACE.to_owned()
+        }
+    });
+    Ok(NewEvent {
+        topic: topic.into(),
+        r#type: event_type.into(),
+        key: key.into(),
+        namespace: namespace.into(),
+        filter_keys: filter_keys.map(|keys| keys.into_iter().map(Cow::Owned).collect()),
+        id: Some(if own { id } else { format!("{source}#{id}") }.into()),
+        time,
+        node: node.or_else(|| own.then(String::new)).map(Cow::Owned),
+        source: Some(
+            origin
+                .unwrap_or(if own { String::new() } else { source })
+                .into(),
+        ),
+        payload,
+    })
+}
+
+/// `data` where it is an object and nothing else is left; otherwise an object around what is left.
+fn payload_of(mut attributes: Attributes<'_>) -> Result<Cow<'_, RawValue>, EventError> {
+    let data = attributes.remove("data");
+    let plain = data.is_none_or(|data| matches!(data.get().as_bytes().first(), Some(b'{' | b'n')));
+    if plain && attributes.is_empty() {
+        return Ok(Cow::Borrowed(data.unwrap_or(RawValue::NULL)));
+    }
+    let mut wrapped: BTreeMap<&str, Box<RawValue>> = BTreeMap::new();
+    if let Some(data) = data {
+        wrapped.insert("data", data.to_owned());
+    }
+    if let Some(binary) = attributes.remove("data_base64") {
+        wrapped.insert("data_base64", binary.to_owned());
+    }
+    let wrong = |source: serde_json::Error| EventError::Malformed {
+        what: "CloudEvent",
+        detail: source.to_string(),
+    };
+    if !attributes.is_empty() {
+        wrapped.insert(
+            "attributes",
+            serde_json::value::to_raw_value(&attributes).map_err(wrong)?,
+        );
+    }
+    Ok(Cow::Owned(
+        serde_json::value::to_raw_value(&wrapped).map_err(wrong)?,
+    ))
+}
