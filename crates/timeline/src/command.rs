@@ -1,0 +1,420 @@
+//! Commands in the one form in which they are queued, logged and applied.
+//!
+//! ```text
+//! command  tag u8 │ length u32 │ body
+//!   1 publish   count u32 │ event …
+//!   2 put       cas u64 │ topic text │ namespace text │ key text │ event
+//!   3 delete    cas u64 │ topic text │ namespace text │ key text │ event
+//!   4 settings  JSON
+//!   5 seal
+//!   6 retain    oldest u64
+//! event    length u32 │ flags u8 │ keys u16 │ topic u64 │ namespace u64 │ [id u128] │ key u64 … │ body
+//! text     length u32 │ UTF-8
+//! ```
+//!
+//! An event's body is the JSON that will stand in its frame; the numbers before it are hashes, taken
+//! once where the event came in, so that applying and routing it need no look at the JSON.
+
+use bytes::Bytes;
+use tidings_event::{EventError, Index, Limits, NewEvent, RouteHash};
+use ulid::ULID_LEN;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::codec::{Reader, Truncated, push_text};
+use crate::{Settings, Stamper};
+
+/// Wire value: append only.
+mod tag {
+    pub(super) const PUBLISH: u8 = 1;
+    pub(super) const PUT_ENTRY: u8 = 2;
+    pub(super) const DELETE_ENTRY: u8 = 3;
+    pub(super) const CHANGE_SETTINGS: u8 = 4;
+    pub(super) const SEAL: u8 = 5;
+    pub(super) const RETAIN: u8 = 6;
+}
+
+/// Wire value: append only. The event's Id was given by its publisher, so a repeat is looked for.
+const FLAG_GIVEN_ID: u8 = 1;
+
+/// The `cas` of a change that asks for none.
+const NO_CAS: u64 = u64::MAX;
+
+/// Commands of one caller: applied in this order, answered together, one outcome each.
+#[derive(Clone, Debug, Default)]
+pub struct CommandGroup {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+/// Which entry is changed, and under what condition.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryChange<'a> {
+    /// Only when the entry's ModifyIndex is this; 0: only when there is none.
+    pub cas: Option<Index>,
+    /// The event that tells of the change. Topic, Namespace and Key name the entry.
+    pub event: &'a NewEvent<'a>,
+}
+
+impl CommandGroup {
+    /// No commands yet.
+    pub fn new() -> CommandGroup {
+        CommandGroup::default()
+    }
+
+    /// No commands yet, with room for some.
+    pub fn with_capacity(bytes: usize) -> CommandGroup {
+        CommandGroup {
+            bytes: Vec::with_capacity(bytes),
+            count: 0,
+        }
+    }
+
+    /// How many commands there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many bytes they take.
+    pub fn bytes_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The encoded commands.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes.into()
+    }
+
+    /// Adds a transaction: its events will be one frame.
+    ///
+    /// # Errors
+    /// The first rule that an event or the whole transaction breaks; the group is then as before.
+    pub fn publish(
+        &mut self,
+        events: &[NewEvent<'_>],
+        stamper: &mut Stamper,
+        limits: &Limits,
+    ) -> Result<(), EventError> {
+        self.command(tag::PUBLISH, |bytes| {
+            if events.is_empty() {
+                return Err(EventError::NoEvents);
+            }
+            if events.len() > limits.transaction_events {
+                return Err(EventError::TooManyEvents {
+                    count: events.len(),
+                    limit: limits.transaction_events,
+                });
+            }
+            check_ids_differ(events)?;
+            bytes.extend_from_slice(&(events.len() as u32).to_le_bytes());
+            let start = bytes.len();
+            for event in events {
+                push_event(event, stamper, limits, bytes)?;
+            }
+            let size = bytes.len() - start;
+            if size > limits.transaction_bytes {
+                return Err(EventError::TransactionTooLarge {
+                    bytes: size,
+                    limit: limits.transaction_bytes,
+                });
+            }
+            Ok(())
+        })
+    }
+
+    /// Adds the writing of an entry.
+    ///
+    /// # Errors
+    /// The first rule that the event breaks; the group is then as before.
+    pub fn put_entry(
+        &mut self,
+        change: EntryChange<'_>,
+        stamper: &mut Stamper,
+        limits: &Limits,
+    ) -> Result<(), EventError> {
+        self.change_entry(tag::PUT_ENTRY, change, stamper, limits)
+    }
+
+    /// Adds the removal of an entry.
+    ///
+    /// # Errors
+    /// The first rule that the event breaks; the group is then as before.
+    pub fn delete_entry(
+        &mut self,
+        change: EntryChange<'_>,
+        stamper: &mut Stamper,
+        limits: &Limits,
+    ) -> Result<(), EventError> {
+        self.change_entry(tag::DELETE_ENTRY, change, stamper, limits)
+    }
+
+    fn change_entry(
+        &mut self,
+        tag: u8,
+        change: EntryChange<'_>,
+        stamper: &mut Stamper,
+        limits: &Limits,
+    ) -> Result<(), EventError> {
+        self.command(tag, |bytes| {
+            let cas = change.cas.map_or(NO_CAS, Index::get);
+            bytes.extend_from_slice(&cas.to_le_bytes());
+            push_text(&change.event.topic, bytes);
+            push_text(&change.event.namespace, bytes);
+            push_text(&change.event.key, bytes);
+            push_event(change.event, stamper, limits, bytes)
+        })
+    }
+
+    /// Adds a change of the settings.
+    pub fn change_settings(&mut self, settings: &Settings) {
+        let json = serde_json::to_vec(settings).expect("settings are plain numbers");
+        let pushed = self.command(tag::CHANGE_SETTINGS, |bytes| {
+            bytes.extend_from_slice(&json);
+            Ok(())
+        });
+        debug_assert!(pushed.is_ok());
+    }
+
+    /// Adds the sealing of the history's newest segment.
+    pub fn seal(&mut self) {
+        let pushed = self.command(tag::SEAL, |_| Ok(()));
+        debug_assert!(pushed.is_ok());
+    }
+
+    /// Adds the dropping of all frames before `oldest`.
+    pub fn retain(&mut self, oldest: Index) {
+        let pushed = self.command(tag::RETAIN, |bytes| {
+            bytes.extend_from_slice(&oldest.get().to_le_bytes());
+            Ok(())
+        });
+        debug_assert!(pushed.is_ok());
+    }
+
+    fn command(
+        &mut self,
+        tag: u8,
+        push_body: impl FnOnce(&mut Vec<u8>) -> Result<(), EventError>,
+    ) -> Result<(), EventError> {
+        let start = self.bytes.len();
+        self.bytes.push(tag);
+        self.bytes.extend_from_slice(&[0; 4]);
+        let body = self.bytes.len();
+        if let Err(error) = push_body(&mut self.bytes) {
+            self.bytes.truncate(start);
+            return Err(error);
+        }
+        let length = (self.bytes.len() - body) as u32;
+        self.bytes[start + 1..body].copy_from_slice(&length.to_le_bytes());
+        self.count += 1;
+        Ok(())
+    }
+}
+
+fn check_ids_differ(events: &[NewEvent<'_>]) -> Result<(), EventError> {
+    if events.len() < 2 {
+        return Ok(());
+    }
+    let mut ids: Vec<&str> = events
+        .iter()
+        .filter_map(|event| event.id.as_deref())
+        .collect();
+    ids.sort_unstable();
+    match ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(EventError::RepeatedId {
+            id: pair[0].to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The number under which an Id is remembered.
+pub(crate) fn id_hash(id: &str) -> u128 {
+    xxh3_128(id.as_bytes())
+}
+
+fn push_event(
+    event: &NewEvent<'_>,
+    stamper: &mut Stamper,
+    limits: &Limits,
+    bytes: &mut Vec<u8>,
+) -> Result<(), EventError> {
+    event.check(limits)?;
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0; 4]);
+    let keys = 1 + event.filter_keys.as_ref().map_or(0, Vec::len);
+    bytes.push(if event.id.is_some() { FLAG_GIVEN_ID } else { 0 });
+    bytes.extend_from_slice(&(keys as u16).to_le_bytes());
+    bytes.extend_from_slice(&RouteHash::of_text(&event.topic).0.to_le_bytes());
+    bytes.extend_from_slice(&RouteHash::of_text(&event.namespace).0.to_le_bytes());
+    if let Some(id) = &event.id {
+        bytes.extend_from_slice(&id_hash(id).to_le_bytes());
+    }
+    bytes.extend_from_slice(&RouteHash::of_text(&event.key).0.to_le_bytes());
+    for key in event.filter_keys.iter().flatten() {
+        bytes.extend_from_slice(&RouteHash::of_text(key).0.to_le_bytes());
+    }
+    let mut text = [0; ULID_LEN];
+    let id = if event.id.is_some() {
+        ""
+    } else {
+        stamper.next_id(&mut text)
+    };
+    let stamp = tidings_event::Stamp {
+        time: stamper.time_text(),
+        id,
+        node: stamper.node(),
+        source: stamper.source(),
+    };
+    event.push_body(&stamp, limits, bytes)?;
+    let length = (bytes.len() - start - 4) as u32;
+    bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    Ok(())
+}
+
+/// A command as it is applied, borrowed from its batch.
+pub(crate) enum Command<'a> {
+    Publish { events: Events<'a> },
+    PutEntry(Change<'a>),
+    DeleteEntry(Change<'a>),
+    ChangeSettings(&'a [u8]),
+    Seal,
+    Retain { oldest: Index },
+}
+
+pub(crate) struct Change<'a> {
+    pub(crate) cas: Option<u64>,
+    pub(crate) topic: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) event: EncodedEvent<'a>,
+}
+
+/// The events of one transaction.
+#[derive(Clone, Copy)]
+pub(crate) struct Events<'a> {
+    count: u32,
+    bytes: &'a [u8],
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct EncodedEvent<'a> {
+    pub(crate) topic: RouteHash,
+    pub(crate) namespace: RouteHash,
+    pub(crate) given_id: Option<u128>,
+    keys: &'a [u8],
+    pub(crate) body: &'a [u8],
+}
+
+impl<'a> EncodedEvent<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<EncodedEvent<'a>, Truncated> {
+        let length = reader.u32()? as usize;
+        let mut reader = Reader::new(reader.take(length)?);
+        let flags = reader.u8()?;
+        let keys = usize::from(reader.u16()?);
+        let topic = RouteHash(reader.u64()?);
+        let namespace = RouteHash(reader.u64()?);
+        let given_id = if flags & FLAG_GIVEN_ID != 0 {
+            Some(reader.u128()?)
+        } else {
+            None
+        };
+        let fixed = 1 + 2 + 8 + 8 + if given_id.is_some() { 16 } else { 0 };
+        let keys = reader.take(keys * 8)?;
+        let body = reader.take(length - fixed - keys.len())?;
+        Ok(EncodedEvent {
+            topic,
+            namespace,
+            given_id,
+            keys,
+            body,
+        })
+    }
+
+    /// The hashes of the key and the filter keys.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = RouteHash> + use<'a> {
+        self.keys
+            .chunks_exact(8)
+            .filter_map(|hash| Some(RouteHash(u64::from_le_bytes(hash.try_into().ok()?))))
+    }
+
+    /// The texts of topic and namespace as they stand in the body.
+    pub(crate) fn names(&self) -> Option<(&'a [u8], &'a [u8])> {
+        let (topic, at) = field(self.body, 0, b"\"Topic\":\"")?;
+        let (_, at) = field(self.body, at, b",\"Type\":\"")?;
+        let (_, at) = field(self.body, at, b",\"Key\":\"")?;
+        let (namespace, _) = field(self.body, at, b",\"Namespace\":\"")?;
+        Some((topic, namespace))
+    }
+}
+
+/// The escaped text that follows `name` at `at`, and where the next field begins.
+fn field<'a>(body: &'a [u8], at: usize, name: &[u8]) -> Option<(&'a [u8], usize)> {
+    let text = body.get(at..)?.strip_prefix(name)?;
+    let mut end = 0;
+    loop {
+        match text.get(end)? {
+            b'"' => return Some((&text[..end], at + name.len() + end + 1)),
+            b'\\' => end += 2,
+            _ => end += 1,
+        }
+    }
+}
+
+impl<'a> Events<'a> {
+    /// A transaction that cannot be read any further ends there; [`read_command`] has counted them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = EncodedEvent<'a>> + use<'a> {
+        let mut reader = Reader::new(self.bytes);
+        (0..self.count).map_while(move |_| EncodedEvent::read(&mut reader).ok())
+    }
+}
+
+/// Takes the next command off a batch; `None` at its end.
+pub(crate) fn read_command<'a>(reader: &mut Reader<'a>) -> Result<Option<Command<'a>>, Truncated> {
+    if reader.is_empty() {
+        return Ok(None);
+    }
+    let tag = reader.u8()?;
+    let length = reader.u32()? as usize;
+    let body = reader.take(length)?;
+    let mut reader = Reader::new(body);
+    let command = match tag {
+        tag::PUBLISH => {
+            let count = reader.u32()?;
+            let bytes = &body[4..];
+            let mut events = Reader::new(bytes);
+            for _ in 0..count {
+                EncodedEvent::read(&mut events)?;
+            }
+            if count == 0 || !events.is_empty() {
+                return Err(Truncated);
+            }
+            Command::Publish {
+                events: Events { count, bytes },
+            }
+        }
+        tag::PUT_ENTRY => Command::PutEntry(read_change(&mut reader)?),
+        tag::DELETE_ENTRY => Command::DeleteEntry(read_change(&mut reader)?),
+        tag::CHANGE_SETTINGS => Command::ChangeSettings(body),
+        tag::SEAL => Command::Seal,
+        tag::RETAIN => Command::Retain {
+            oldest: Index(reader.u64()?),
+        },
+        _ => return Err(Truncated),
+    };
+    Ok(Some(command))
+}
+
+fn read_change<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, Truncated> {
+    let cas = reader.u64()?;
+    Ok(Change {
+        cas: (cas != NO_CAS).then_some(cas),
+        topic: reader.text()?,
+        namespace: reader.text()?,
+        key: reader.text()?,
+        event: EncodedEvent::read(reader)?,
+    })
+}

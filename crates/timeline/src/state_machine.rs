@@ -1,0 +1,340 @@
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tidings_event::{Index, Timestamp};
+
+use crate::Settings;
+use crate::batch::Batch;
+use crate::codec::Reader;
+use crate::command::{Change, Command, Events, read_command};
+use crate::dedupe::{DedupeWindow, Remembered};
+use crate::frame_batch::{FrameBatch, FrameBatchBuilder};
+use crate::outcome::{Outcome, Refusal};
+use crate::state::{Entries, Entry, EntryName, StateView, TopicIndexes};
+
+/// Turns batches into frames and state. The same batches give the same bytes, wherever and whenever.
+#[derive(Debug)]
+pub struct StateMachine {
+    index: Index,
+    oldest: Index,
+    settings: Arc<Settings>,
+    entries: Entries,
+    topics: TopicIndexes,
+    dedupe: DedupeWindow,
+    /// Bytes in the newest segment, which decide when it is sealed.
+    segment_bytes: u64,
+}
+
+/// What a batch did.
+#[derive(Debug)]
+pub struct Applied {
+    /// What became of each command, in order.
+    pub outcomes: Vec<Outcome>,
+    /// The frames that came of it, to be stored and announced.
+    pub frames: Option<Arc<FrameBatch>>,
+    /// The newest segment ends with these frames.
+    pub seal: bool,
+    /// Frames before this one may be dropped.
+    pub retain: Option<Index>,
+}
+
+/// A batch that this program cannot read. Nothing of it was applied beyond what can be undone by
+/// restoring: the caller must stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ApplyError {
+    /// A command is cut, or of a kind that this version does not know.
+    #[error("command {ordinal} of the batch is not one that this version can read")]
+    UnreadableCommand {
+        /// Which, counted from 0.
+        ordinal: usize,
+    },
+}
+
+/// A snapshot that this program cannot read.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    /// Written by another version.
+    #[error("the snapshot has version {found}, this program reads version 1")]
+    Version {
+        /// The version found.
+        found: u8,
+    },
+    /// Its bytes make no sense.
+    #[error("the snapshot cannot be decoded")]
+    Decode(#[source] postcard::Error),
+    /// It is empty.
+    #[error("the snapshot is empty")]
+    Empty,
+}
+
+/// Wire value: append only.
+const SNAPSHOT_VERSION: u8 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    index: Index,
+    oldest: Index,
+    settings: Settings,
+    segment_bytes: u64,
+    entries: Vec<Arc<Entry>>,
+    topics: Vec<(Arc<str>, Index)>,
+    dedupe: Vec<Remembered>,
+}
+
+impl StateMachine {
+    /// An empty timeline.
+    pub fn new(settings: Settings) -> StateMachine {
+        StateMachine {
+            index: Index::ZERO,
+            oldest: Index::FIRST,
+            settings: Arc::new(settings),
+            entries: Entries::new_sync(),
+            topics: TopicIndexes::new_sync(),
+            dedupe: DedupeWindow::default(),
+            segment_bytes: 0,
+        }
+    }
+
+    /// The newest frame.
+    pub fn index(&self) -> Index {
+        self.index
+    }
+
+    /// The state now.
+    pub fn view(&self) -> Arc<StateView> {
+        Arc::new(StateView {
+            index: self.index,
+            oldest: self.oldest,
+            settings: Arc::clone(&self.settings),
+            dedupe_ids: self.dedupe.len(),
+            entries: self.entries.clone(),
+            topics: self.topics.clone(),
+        })
+    }
+
+    /// Applies one batch.
+    ///
+    /// # Errors
+    /// When a command cannot be read. The state is then part way through the batch and must not be
+    /// used any more: another version wrote the log, or it is damaged in a way that checksums miss.
+    pub fn apply(&mut self, batch: &Batch) -> Result<Applied, ApplyError> {
+        let bytes: usize = batch.groups.iter().map(|group| group.len()).sum();
+        let mut frames = FrameBatchBuilder::new(self.index.next(), bytes + bytes / 8);
+        let mut applied = Applied {
+            outcomes: Vec::new(),
+            frames: None,
+            seal: false,
+            retain: None,
+        };
+        for group in &batch.groups {
+            let mut reader = Reader::new(group);
+            loop {
+                let ordinal = applied.outcomes.len();
+                let command = read_command(&mut reader)
+                    .map_err(|_| ApplyError::UnreadableCommand { ordinal })?;
+                let Some(command) = command else { break };
+                let outcome = self
+                    .apply_command(command, batch.time, &mut frames, &mut applied)
+                    .map_err(|_| ApplyError::UnreadableCommand { ordinal })?;
+                applied.outcomes.push(outcome);
+            }
+        }
+        self.dedupe.forget(
+            self.settings.dedupe_ids_max,
+            self.settings.dedupe_age_s,
+            batch.time,
+        );
+        if !frames.is_empty() {
+            let frames = frames.finish(batch.time);
+            self.segment_bytes += frames.bytes.len() as u64;
+            applied.frames = Some(Arc::new(frames));
+        }
+        if self.segment_bytes >= self.settings.segment_bytes {
+            applied.seal = true;
+        }
+        // An empty segment is not sealed: there would be nothing in it.
+        applied.seal &= self.segment_bytes > 0;
+        if applied.seal {
+            self.segment_bytes = 0;
+        }
+        Ok(applied)
+    }
+
+    fn apply_command(
+        &mut self,
+        command: Command<'_>,
+        time: Timestamp,
+        frames: &mut FrameBatchBuilder,
+        applied: &mut Applied,
+    ) -> Result<Outcome, Unreadable> {
+        Ok(match command {
+            Command::Publish { events } => self.publish(events, time, frames),
+            Command::PutEntry(change) => self.put_entry(change, time, frames),
+            Command::DeleteEntry(change) => self.delete_entry(change, frames),
+            Command::ChangeSettings(json) => {
+                let settings = serde_json::from_slice(json).map_err(|_| Unreadable)?;
+                self.settings = Arc::new(settings);
+                Outcome::Done
+            }
+            Command::Seal => {
+                applied.seal = true;
+                Outcome::Done
+            }
+            Command::Retain { oldest } => {
+                // Never beyond what there will be, and never backwards.
+                let oldest = oldest.min(self.index.next());
+                if oldest > self.oldest {
+                    self.oldest = oldest;
+                    applied.retain = Some(oldest);
+                }
+                Outcome::Done
+            }
+        })
+    }
+
+    fn publish(
+        &mut self,
+        events: Events<'_>,
+        time: Timestamp,
+        frames: &mut FrameBatchBuilder,
+    ) -> Outcome {
+        let mut known: Option<Index> = None;
+        let mut repeats = 0_usize;
+        let mut fresh = 0_usize;
+        let mut places_differ = false;
+        for id in events.iter().filter_map(|event| event.given_id) {
+            match self.dedupe.find(id) {
+                None => fresh += 1,
+                Some(index) => {
+                    repeats += 1;
+                    places_differ |= known.is_some_and(|known| known != index);
+                    known = Some(known.map_or(index, |known| known.min(index)));
+                }
+            }
+        }
+        if let Some(index) = known.filter(|_| repeats > 0) {
+            if fresh > 0 || places_differ {
+                return Outcome::Refused(Box::new(Refusal::PartlyDuplicate { index }));
+            }
+            return Outcome::Duplicate { index };
+        }
+        frames.push(events.iter());
+        self.index = frames.last();
+        if fresh > 0 {
+            for id in events.iter().filter_map(|event| event.given_id) {
+                self.dedupe.remember(id, self.index, time);
+            }
+        }
+        Outcome::Published { index: self.index }
+    }
+
+    fn put_entry(
+        &mut self,
+        change: Change<'_>,
+        time: Timestamp,
+        frames: &mut FrameBatchBuilder,
+    ) -> Outcome {
+        let name = entry_name(&change);
+        let before = self.entries.get(&name);
+        if let Err(refusal) = check_cas(change.cas, before) {
+            return refusal;
+        }
+        let create_index = before.map(|entry| entry.create_index);
+        frames.push(std::iter::once(change.event));
+        self.index = frames.last();
+        let entry = Entry {
+            name: name.clone(),
+            create_index: create_index.unwrap_or(self.index),
+            modify_index: self.index,
+            time,
+            body: change.event.body.to_vec(),
+        };
+        self.topics.insert_mut(Arc::clone(&name.topic), self.index);
+        self.entries.insert_mut(name, Arc::new(entry));
+        Outcome::Stored { index: self.index }
+    }
+
+    fn delete_entry(&mut self, change: Change<'_>, frames: &mut FrameBatchBuilder) -> Outcome {
+        let name = entry_name(&change);
+        let before = self.entries.get(&name);
+        if let Err(refusal) = check_cas(change.cas, before) {
+            return refusal;
+        }
+        if before.is_none() {
+            return Outcome::Refused(Box::new(Refusal::NoEntry));
+        }
+        frames.push(std::iter::once(change.event));
+        self.index = frames.last();
+        self.topics.insert_mut(Arc::clone(&name.topic), self.index);
+        self.entries.remove_mut(&name);
+        Outcome::Deleted { index: self.index }
+    }
+
+    /// The state as bytes: the same state gives the same bytes.
+    pub fn snapshot(&self) -> Vec<u8> {
+        let snapshot = Snapshot {
+            index: self.index,
+            oldest: self.oldest,
+            settings: (*self.settings).clone(),
+            segment_bytes: self.segment_bytes,
+            entries: self.entries.values().cloned().collect(),
+            topics: self
+                .topics
+                .iter()
+                .map(|(topic, index)| (Arc::clone(topic), *index))
+                .collect(),
+            dedupe: self.dedupe.iter().copied().collect(),
+        };
+        postcard::to_extend(&snapshot, vec![SNAPSHOT_VERSION])
+            .expect("plain data is always encoded into memory")
+    }
+
+    /// The state that [`StateMachine::snapshot`] told of.
+    ///
+    /// # Errors
+    /// When the bytes are of another version or make no sense.
+    pub fn restore(bytes: &[u8]) -> Result<StateMachine, RestoreError> {
+        let (version, bytes) = bytes.split_first().ok_or(RestoreError::Empty)?;
+        if *version != SNAPSHOT_VERSION {
+            return Err(RestoreError::Version { found: *version });
+        }
+        let snapshot: Snapshot = postcard::from_bytes(bytes).map_err(RestoreError::Decode)?;
+        let mut machine = StateMachine::new(snapshot.settings);
+        machine.index = snapshot.index;
+        machine.oldest = snapshot.oldest;
+        machine.segment_bytes = snapshot.segment_bytes;
+        for entry in snapshot.entries {
+            machine.entries.insert_mut(entry.name.clone(), entry);
+        }
+        for (topic, index) in snapshot.topics {
+            machine.topics.insert_mut(topic, index);
+        }
+        machine.dedupe = DedupeWindow::restore(snapshot.dedupe);
+        Ok(machine)
+    }
+}
+
+/// A command whose body cannot be read.
+struct Unreadable;
+
+fn entry_name(change: &Change<'_>) -> EntryName {
+    EntryName {
+        topic: change.topic.into(),
+        namespace: change.namespace.into(),
+        key: change.key.into(),
+    }
+}
+
+fn check_cas(cas: Option<u64>, entry: Option<&Arc<Entry>>) -> Result<(), Outcome> {
+    let current = entry.map_or(0, |entry| entry.modify_index.get());
+    match cas {
+        Some(expected) if expected != current => {
+            Err(Outcome::Refused(Box::new(Refusal::CasMismatch {
+                expected,
+                current,
+            })))
+        }
+        _ => Ok(()),
+    }
+}
