@@ -1,0 +1,153 @@
+//! The few file operations that everything here is built from.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::error::StoreError;
+use crate::layout::TEMPORARY_SUFFIX;
+
+/// Permissions of new files: events may carry secrets of those who publish them.
+pub(crate) const FILE_MODE: u32 = 0o640;
+
+/// Makes the entries of a folder (creations, renames, removals) durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir)
+        .and_then(|file| file.sync_all())
+        .map_err(StoreError::io("sync", dir))
+}
+
+/// Creates a folder and makes its name durable; one that exists is left as it is.
+pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
+        _ => Ok(()),
+    }
+}
+
+/// Opens a file for reading and writing and creates it, empty, when it is not there.
+pub(crate) fn open_or_create(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(path)
+        .map_err(StoreError::io("open", path))
+}
+
+/// Opens an existing file for reading and writing.
+pub(crate) fn open_existing(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(StoreError::io("open", path))
+}
+
+/// Removes a file; one that is gone already is no error.
+pub(crate) fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove", path)(source))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The whole file, or `None` when there is none.
+pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StoreError::io("read", path)(source)),
+    }
+}
+
+/// Replaces a file so that after a crash either the old or the new content is there, whole:
+/// temporary file, fsync, rename, fsync of the folder.
+pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), StoreError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(TEMPORARY_SUFFIX);
+    let temporary = path.with_file_name(name);
+    let written = (|| -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(FILE_MODE)
+            .open(&temporary)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.sync_all()
+    })();
+    if let Err(source) = written {
+        // A disk that is full gets its space back; the old file is untouched.
+        let _ = fs::remove_file(&temporary);
+        return Err(StoreError::io("write", &temporary)(source));
+    }
+    fs::rename(&temporary, path).map_err(StoreError::io("rename", &temporary))?;
+    sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Writes `bytes` zeros at `offset`.
+pub(crate) fn write_zeros(file: &File, mut offset: u64, mut bytes: u64) -> io::Result<()> {
+    const PIECE_BYTES: usize = 256 * 1024;
+    static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
+    while bytes > 0 {
+        let piece = usize::try_from(bytes)
+            .unwrap_or(PIECE_BYTES)
+            .min(PIECE_BYTES);
+        file.write_all_at(&ZEROS[..piece], offset)?;
+        offset += piece as u64;
+        bytes -= piece as u64;
+    }
+    Ok(())
+}
+
+/// The names in a folder, sorted. Unfinished files of an earlier run are removed when `clean`.
+pub(crate) fn list(dir: &Path, clean: bool) -> Result<Vec<(String, PathBuf)>, StoreError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
+        let path = entry.map_err(StoreError::io("list", dir))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if name.ends_with(TEMPORARY_SUFFIX) {
+            if clean {
+                remove_file(&path)?;
+            }
+            continue;
+        }
+        names.push((name.to_owned(), path));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Bytes that may still be written to the file system of `dir` by an ordinary user.
+pub(crate) fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// A `u32` from little-endian bytes at `at`. The caller has checked the length.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut raw = [0; 4];
+    raw.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(raw)
+}
+
+/// A `u64` from little-endian bytes at `at`. The caller has checked the length.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut raw = [0; 8];
+    raw.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(raw)
+}

@@ -1,0 +1,480 @@
+//! The one thread that writes the Raft log: group commit.
+//!
+//! ```text
+//! append ─▶ queue ─▶ take all ─▶ write (one pwritev) ─▶ fdatasync ─▶ call all `done` in order
+//!                       ▲                                                    │
+//!                       └────────── what came in meanwhile is the next batch ┘
+//! ```
+//!
+//! The first failed write or sync poisons the log. After a failed `fsync` the kernel may have
+//! dropped the dirty pages and report success the next time, so there is no second try: callers
+//! get the error, and the next start finds out what is on disk.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::io::pwritev;
+use tracing::{debug, error};
+
+use super::RaftLogConfig;
+use super::prepare::{FIRST_FILL_BYTES, Preparer, fill};
+use super::record::{LogId, LogRecord, SEGMENT_HEAD_BYTES, encode_segment_head};
+use super::recovery::Segment;
+use super::shared::{Done, Op, Shared, Update};
+use crate::checked_file::{self, Kind};
+use crate::disk;
+use crate::error::StoreError;
+use crate::layout::DiskName;
+
+/// Pieces given to one `pwritev`. Linux: `UIO_MAXIOV` in `include/uapi/linux/uio.h`.
+const IO_SLICES_MAX: usize = 1024;
+/// A payload piece up to this size is copied beside its header: cheaper than a slice of its own.
+const COPY_BYTES_MAX: usize = 1024;
+
+/// The writing half of the log: held by the flusher thread while it works, or by a caller that
+/// appends a little to an idle log and saves two changes of threads.
+pub(crate) struct Flusher {
+    shared: Arc<Shared>,
+    dir: PathBuf,
+    config: RaftLogConfig,
+    preparer: Preparer,
+    active: Option<Active>,
+    /// The generation of the next segment: above all that any file here has borne.
+    next_generation: u32,
+}
+
+/// The segment that is being written.
+struct Active {
+    file: Arc<File>,
+    path: PathBuf,
+    first: u64,
+    generation: u32,
+    /// Where the next record goes; all before it is on disk.
+    end: u64,
+    /// Up to here the file holds blocks that were written before.
+    filled: u64,
+}
+
+/// Records of one segment, encoded and not yet written.
+#[derive(Default)]
+struct Staged {
+    heads: Vec<u8>,
+    pieces: Vec<Piece>,
+    offsets: Vec<u32>,
+    bytes: u64,
+}
+
+enum Piece {
+    /// A range of `heads`.
+    Head(Range<usize>),
+    /// A part of a payload, shared.
+    Part(Bytes),
+}
+
+/// The thread: works whenever something is queued, until the log is closed and its queue is empty.
+pub(crate) fn run(flusher: &Mutex<Flusher>, shared: Arc<Shared>) {
+    let ended = Ended(shared);
+    while ended.0.wait_for_ops() {
+        flusher.lock().work();
+    }
+}
+
+/// Nobody waits for a thread that is gone, however it went.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.flusher_ended();
+    }
+}
+
+impl Flusher {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        dir: PathBuf,
+        config: RaftLogConfig,
+        preparer: Preparer,
+        spares_generation: u32,
+    ) -> Result<Self, StoreError> {
+        let (active, next_generation) = {
+            let state = shared.state.lock();
+            let generation = state
+                .segments
+                .iter()
+                .map(|segment| segment.generation)
+                .max()
+                .unwrap_or_default();
+            (
+                state.segments.back().map(Active::reopen).transpose()?,
+                generation.max(spares_generation).saturating_add(1),
+            )
+        };
+        Ok(Self {
+            shared,
+            dir,
+            config,
+            preparer,
+            active,
+            next_generation,
+        })
+    }
+
+    /// Brings everything queued to the disk. Whoever holds the flusher may call this: operations
+    /// leave the queue in order, and only here.
+    pub(crate) fn work(&mut self) {
+        let mut group: Vec<(Vec<Arc<LogRecord>>, Done)> = Vec::new();
+        for op in self.shared.take_ops() {
+            match op {
+                Op::Append { records, done } => group.push((records, done)),
+                Op::Truncate { from, reply } => {
+                    self.commit(&mut group);
+                    let result = self.guard(|this| this.truncate(from));
+                    // A caller that is gone needs no answer.
+                    let _ = reply.send(result);
+                }
+                Op::Purge { upto, reply } => {
+                    self.commit(&mut group);
+                    let result = self.guard(|this| this.purge(upto));
+                    let _ = reply.send(result);
+                }
+            }
+        }
+        self.commit(&mut group);
+    }
+
+    /// Refuses when poisoned, and poisons on failure.
+    fn guard<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Some(reason) = self.shared.poison() {
+            return Err(StoreError::Poisoned { reason });
+        }
+        let result = work(self);
+        if let Err(failure) = &result {
+            let reason = as_io_error(failure).to_string();
+            error!(reason, "the raft log cannot be written any more");
+            self.shared.set_poison(reason);
+        }
+        result
+    }
+
+    /// Brings everything gathered to the disk and answers, in order.
+    fn commit(&mut self, group: &mut Vec<(Vec<Arc<LogRecord>>, Done)>) {
+        if group.is_empty() {
+            return;
+        }
+        let result = self.guard(|this| {
+            this.write(group.iter().flat_map(|(records, _)| records))?;
+            this.look_ahead();
+            Ok(())
+        });
+        for (_, done) in group.drain(..) {
+            done(match &result {
+                Ok(()) => Ok(()),
+                Err(failure) => Err(as_io_error(failure)),
+            });
+        }
+    }
+
+    fn write<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a Arc<LogRecord>>,
+    ) -> Result<(), StoreError> {
+        let mut staged = Staged::default();
+        for record in records {
+            let size = record.encoded_bytes() as u64;
+            let full = self.active.as_ref().is_none_or(|active| {
+                let at = active.end + staged.bytes;
+                at + size > self.config.segment_bytes && at > SEGMENT_HEAD_BYTES as u64
+            });
+            if full {
+                self.flush(&mut staged)?;
+                self.roll(record.index, size)?;
+            }
+            if let Some(active) = &self.active {
+                staged.push(record, active);
+            }
+        }
+        self.flush(&mut staged)
+    }
+
+    /// Writes what is staged, syncs it, and tells readers.
+    fn flush(&mut self, staged: &mut Staged) -> Result<(), StoreError> {
+        let Some(active) = &mut self.active else {
+            return Ok(());
+        };
+        if staged.bytes == 0 {
+            return Ok(());
+        }
+        active.reserve(staged.bytes, &self.preparer, &self.config)?;
+        #[cfg(test)]
+        self.shared
+            .injected
+            .check_write()
+            .map_err(StoreError::io("write", &active.path))?;
+        staged
+            .write_to(&active.file, active.end)
+            .map_err(StoreError::io("write", &active.path))?;
+        #[cfg(test)]
+        self.shared
+            .injected
+            .check_sync()
+            .map_err(StoreError::io("sync", &active.path))?;
+        active
+            .file
+            .sync_data()
+            .map_err(StoreError::io("sync", &active.path))?;
+        active.end += staged.bytes;
+        self.shared.update(Update::Flushed {
+            offsets: std::mem::take(&mut staged.offsets),
+            end: active.end as u32,
+        });
+        *staged = Staged::default();
+        Ok(())
+    }
+
+    /// Ends the active segment (all of it is on disk) and begins one at `first`.
+    ///
+    /// The header is on disk before the name is, and the name before any record: a segment with a
+    /// bad header is therefore always damage, and only the last one can have a torn tail.
+    fn roll(&mut self, first: u64, record_bytes: u64) -> Result<(), StoreError> {
+        self.settle();
+        let path = self.dir.join(DiskName::RaftSegment(first).file_name());
+        let (temporary, filled) = match self.preparer.take_spare() {
+            Some(spare) => spare,
+            None => (path.with_extension("tmp"), 0),
+        };
+        let file = disk::open_or_create(&temporary)?;
+        let generation = self.next_generation;
+        self.next_generation = generation.checked_add(1).ok_or(StoreError::TooLarge {
+            what: "the number of segments",
+            bytes: u64::from(generation),
+            limit: u64::from(u32::MAX),
+        })?;
+        let wanted = (SEGMENT_HEAD_BYTES as u64 + record_bytes)
+            .max(FIRST_FILL_BYTES.min(self.config.segment_bytes));
+        let create = || -> io::Result<()> {
+            if filled < wanted {
+                fill(&file, filled, wanted)?;
+            }
+            rustix::io::pwrite(&file, &encode_segment_head(generation, first), 0)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)
+        };
+        create().map_err(StoreError::io("create", &path))?;
+        disk::sync_dir(&self.dir)?;
+        debug!(path = %path.display(), "raft log segment begun");
+        let file = Arc::new(file);
+        self.active = Some(Active {
+            file: Arc::clone(&file),
+            path: path.clone(),
+            first,
+            generation,
+            end: SEGMENT_HEAD_BYTES as u64,
+            filled: filled.max(wanted),
+        });
+        self.shared.update(Update::Rolled(Segment {
+            first,
+            generation,
+            file,
+            path,
+            offsets: Vec::new(),
+            end: SEGMENT_HEAD_BYTES as u32,
+        }));
+        Ok(())
+    }
+
+    /// Has space prepared when half of what there is has been used.
+    fn look_ahead(&mut self) {
+        let Some(active) = &mut self.active else {
+            return;
+        };
+        active.note_extension(&self.preparer, false);
+        let full = self.config.segment_bytes;
+        if active.filled < full && active.end > active.filled / 2 {
+            let to = (active.filled * 2).min(full);
+            self.preparer.begin_extend(&active.file, active.filled, to);
+        } else if active.filled >= full && active.end > full / 2 {
+            self.preparer.begin_spare(full);
+        }
+    }
+
+    /// Waits until nobody else writes to the active segment.
+    fn settle(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.note_extension(&self.preparer, true);
+        }
+    }
+
+    /// Cuts off all records from `from` on, so that they never come back.
+    ///
+    /// What is to be done is written down first and crossed out last; a crash between is finished
+    /// at the next start.
+    fn truncate(&mut self, from: u64) -> Result<(), StoreError> {
+        self.settle();
+        let marker = self.dir.join(DiskName::RaftTruncating.file_name());
+        checked_file::write(&marker, Kind::Truncating, &from.to_le_bytes())?;
+        let beyond = |segment: &Segment| (segment.first >= from).then(|| segment.path.clone());
+        while let Some(path) = self.shared.with_last_segment(beyond).flatten() {
+            disk::remove_file(&path)?;
+            disk::sync_dir(&self.dir)?;
+            self.shared.update(Update::DroppedLast);
+        }
+        self.active = self.shared.with_last_segment(Active::reopen).transpose()?;
+        let cut = |segment: &Segment| (segment.next() > from).then(|| segment.span(from, from).0);
+        if let Some(cut) = self.shared.with_last_segment(cut).flatten()
+            && let Some(active) = &mut self.active
+        {
+            let end = u64::from(cut);
+            disk::write_zeros(&active.file, end, active.end - end)
+                .and_then(|()| active.file.sync_data())
+                .map_err(StoreError::io("cut", &active.path))?;
+            active.end = end;
+            self.shared.update(Update::Cut { from, end: cut });
+        }
+        disk::remove_file(&marker)?;
+        disk::sync_dir(&self.dir)
+    }
+
+    /// Forgets all records up to `upto`; removes or recycles segments that hold no others.
+    fn purge(&mut self, upto: LogId) -> Result<(), StoreError> {
+        self.settle();
+        let marker = self.dir.join(DiskName::RaftPurged.file_name());
+        checked_file::write(&marker, Kind::Purged, &upto.encode())?;
+        let index = upto.index;
+        let gone = self.shared.take_purged(upto);
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for segment in &gone {
+            if self
+                .active
+                .as_ref()
+                .is_some_and(|active| active.first == segment.first)
+            {
+                self.active = None;
+            }
+            let bytes = segment.file.metadata().map_or(0, |metadata| metadata.len());
+            if !self
+                .preparer
+                .recycle(&segment.path, bytes, self.config.segment_bytes)?
+            {
+                disk::remove_file(&segment.path)?;
+            }
+        }
+        debug!(index, segments = gone.len(), "raft log purged");
+        disk::sync_dir(&self.dir)
+    }
+}
+
+impl Active {
+    fn reopen(segment: &Segment) -> Result<Self, StoreError> {
+        let metadata = segment
+            .file
+            .metadata()
+            .map_err(StoreError::io("open", &segment.path))?;
+        Ok(Self {
+            file: Arc::clone(&segment.file),
+            path: segment.path.clone(),
+            first: segment.first,
+            generation: segment.generation,
+            end: u64::from(segment.end),
+            filled: metadata.len(),
+        })
+    }
+
+    /// Takes note of space that was prepared. A failed extension is tried again at need.
+    fn note_extension(&mut self, preparer: &Preparer, wait: bool) {
+        if let Some(Ok(filled)) = preparer.take_extended(wait) {
+            self.filled = self.filled.max(filled);
+        }
+    }
+
+    /// Makes sure that `bytes` more are filled: records never go where zeros may still be written.
+    fn reserve(
+        &mut self,
+        bytes: u64,
+        preparer: &Preparer,
+        config: &RaftLogConfig,
+    ) -> Result<(), StoreError> {
+        let needed = self.end + bytes;
+        if needed <= self.filled {
+            return Ok(());
+        }
+        self.note_extension(preparer, true);
+        if needed > self.filled {
+            let to = (self.filled * 2).min(config.segment_bytes).max(needed);
+            fill(&self.file, self.filled, to).map_err(StoreError::io("extend", &self.path))?;
+            self.filled = to;
+        }
+        Ok(())
+    }
+}
+
+impl Staged {
+    fn push(&mut self, record: &LogRecord, active: &Active) {
+        // A segment ends below 4 GiB: the configuration is checked, a record's size as well.
+        self.offsets.push((active.end + self.bytes) as u32);
+        self.bytes += record.encoded_bytes() as u64;
+        let start = self.heads.len();
+        record.encode_head(active.generation, active.end as u32, &mut self.heads);
+        self.note_head(start);
+        for part in &record.parts {
+            if part.len() <= COPY_BYTES_MAX {
+                let start = self.heads.len();
+                self.heads.extend_from_slice(part);
+                self.note_head(start);
+            } else {
+                self.pieces.push(Piece::Part(part.clone()));
+            }
+        }
+    }
+
+    /// Adds what was written to `heads` since `start`, to the last piece when they touch.
+    fn note_head(&mut self, start: usize) {
+        let end = self.heads.len();
+        match self.pieces.last_mut() {
+            Some(Piece::Head(range)) if range.end == start => range.end = end,
+            _ => self.pieces.push(Piece::Head(start..end)),
+        }
+    }
+
+    fn write_to(&self, file: &File, mut offset: u64) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = self
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Head(range) => IoSlice::new(&self.heads[range.clone()]),
+                Piece::Part(part) => IoSlice::new(part),
+            })
+            .collect();
+        let mut rest = &mut slices[..];
+        while !rest.is_empty() {
+            let count = rest.len().min(IO_SLICES_MAX);
+            let written = match pwritev(file, &rest[..count], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            offset += written as u64;
+            IoSlice::advance_slices(&mut rest, written);
+        }
+        Ok(())
+    }
+}
+
+/// The failure for one of several callers: kind and text are kept.
+fn as_io_error(failure: &StoreError) -> io::Error {
+    let (kind, text) = match failure {
+        StoreError::Io { source, .. } => (source.kind(), format!("{failure}: {source}")),
+        other => (io::ErrorKind::Other, other.to_string()),
+    };
+    io::Error::new(kind, text)
+}
