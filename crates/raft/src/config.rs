@@ -1,0 +1,116 @@
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tidings_event::Timestamp;
+use tidings_timeline::{BrokerConfig, Settings};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Reads the time that goes into the log with a batch.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How a [`Replica`](crate::Replica) is set up.
+#[derive(Clone)]
+pub struct ReplicaConfig {
+    /// Where everything is kept. Made when it is not there; one process at a time may have it open.
+    pub data_dir: PathBuf,
+    /// The server's number, kept in the data directory from the first start on.
+    ///
+    /// A number belongs to one log for ever: giving it to an empty log could lose what was
+    /// acknowledged.
+    pub node_id: u64,
+    /// The server's name, for people and for the events that the server makes itself.
+    pub node_name: String,
+    /// The settings of the timeline; proposed at start when they differ from the recorded ones.
+    ///
+    /// `None` keeps what is recorded.
+    pub settings: Option<Settings>,
+    /// How much may wait, and in what portions it goes to the log.
+    pub queue: QueueLimits,
+    /// When the log is cut and how much disk is left alone.
+    pub disk: DiskLimits,
+    /// How much of the history is kept in memory for subscribers.
+    pub broker: BrokerConfig,
+    /// What of the history is read and checked at start.
+    pub verify: VerifyHistory,
+    /// The clock; handed in so that tests and simulations have their own.
+    pub clock: Clock,
+}
+
+/// What of the history is read and checked before the server is ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifyHistory {
+    /// Every segment: takes as long as reading all of the history.
+    All,
+    /// The segment that is written to; the others when they are read.
+    #[default]
+    Tail,
+}
+
+/// Limits of the queue in front of the log. Reaching one is answered, never waited out silently.
+#[derive(Clone, Debug)]
+pub struct QueueLimits {
+    /// Groups that may wait.
+    pub groups_max: usize,
+    /// Bytes that may wait.
+    pub bytes_max: usize,
+    /// The largest group that is taken at all.
+    pub group_bytes_max: usize,
+    /// How long a caller waits for a place among the groups before it is told to come back.
+    pub wait_max: Duration,
+    /// What a caller that is sent away is told to wait.
+    pub retry_after: Duration,
+    /// Bytes of one log entry; a larger group is an entry of its own.
+    pub batch_bytes_max: usize,
+    /// Groups in one log entry.
+    pub batch_groups_max: usize,
+    /// Entries that are proposed and not yet answered.
+    pub in_flight_max: usize,
+    /// Entries that are proposed and not yet on disk.
+    ///
+    /// With 2, one is gathered for the next sync while the disk works on the other; more would cut
+    /// the batches smaller without a sync less.
+    pub unflushed_max: usize,
+}
+
+impl Default for QueueLimits {
+    fn default() -> QueueLimits {
+        QueueLimits {
+            groups_max: 8192,
+            bytes_max: 64 * MIB,
+            group_bytes_max: 8 * MIB,
+            wait_max: Duration::from_secs(1),
+            retry_after: Duration::from_secs(1),
+            batch_bytes_max: MIB,
+            batch_groups_max: 4096,
+            in_flight_max: 8,
+            unflushed_max: 2,
+        }
+    }
+}
+
+/// When the log is cut, what retention looks at, and what is left free.
+#[derive(Clone, Debug)]
+pub struct DiskLimits {
+    /// Free bytes below which nothing is taken any more.
+    ///
+    /// Enough for what is in flight, the snapshot and the next log segment to still be written.
+    pub free_reserve: u64,
+    /// Log bytes after which a snapshot is made and the log before it let go.
+    pub snapshot_log_bytes: u64,
+    /// Entries before a snapshot that stay in the log, for followers that are nearly up to date.
+    pub log_entries_kept: u64,
+    /// How often the leader looks at what retention allows.
+    pub retention_interval: Duration,
+}
+
+impl Default for DiskLimits {
+    fn default() -> DiskLimits {
+        DiskLimits {
+            free_reserve: 64 * MIB as u64,
+            snapshot_log_bytes: 256 * MIB as u64,
+            log_entries_kept: 64,
+            retention_interval: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use crate::error::OpenError;
+
+/// The file that says whose data directory it is: the server's number, decimal, and a newline.
+const NODE_FILE: &str = "node";
+
+/// Whose data directory `data_dir` is; `None` while it is nobody's.
+///
+/// # Errors
+///
+/// When the file cannot be read or holds no number.
+pub fn stored_node_id(data_dir: &Path) -> Result<Option<u64>, OpenError> {
+    let path = data_dir.join(NODE_FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(OpenError::NodeFile { path, source }),
+    };
+    match text.trim_end().parse() {
+        Ok(id) => Ok(Some(id)),
+        Err(_) => Err(OpenError::NodeFileContent {
+            path,
+            found: text.chars().take(64).collect(),
+        }),
+    }
+}
+
+/// Checks that a server may use a data directory. `true` when it is its first start.
+///
+/// A directory that has an owner but no log is refused: the number would go on with an empty log.
+pub(crate) fn admit(data_dir: &Path, node_id: u64, log_is_new: bool) -> Result<bool, OpenError> {
+    match stored_node_id(data_dir)? {
+        Some(stored) if stored != node_id => Err(OpenError::OtherNode {
+            stored,
+            configured: node_id,
+        }),
+        Some(node) if log_is_new => Err(OpenError::LogMissing {
+            node,
+            path: data_dir.to_path_buf(),
+        }),
+        // without the file: a first start that was interrupted after the log began
+        _ => Ok(log_is_new),
+    }
+}
+
+/// Makes `node_id` the owner of `data_dir`, durably. Called once its log has begun.
+pub(crate) fn record(data_dir: &Path, node_id: u64) -> Result<(), OpenError> {
+    if stored_node_id(data_dir)?.is_some() {
+        return Ok(());
+    }
+    let path = data_dir.join(NODE_FILE);
+    write_durably(data_dir, &path, node_id).map_err(|source| OpenError::NodeFile { path, source })
+}
+
+fn write_durably(data_dir: &Path, path: &PathBuf, node_id: u64) -> io::Result<()> {
+    let unfinished = path.with_extension("tmp");
+    let mut file = File::create(&unfinished)?;
+    file.write_all(format!("{node_id}\n").as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    File::open(data_dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_stays_with_its_log() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(stored_node_id(dir.path()).unwrap(), None);
+        assert!(admit(dir.path(), 7, true).unwrap(), "first start");
+        assert!(
+            !admit(dir.path(), 7, false).unwrap(),
+            "interrupted first start"
+        );
+        record(dir.path(), 7).unwrap();
+        record(dir.path(), 7).unwrap();
+        assert_eq!(stored_node_id(dir.path()).unwrap(), Some(7));
+        assert!(!admit(dir.path(), 7, false).unwrap());
+        assert!(matches!(
+            admit(dir.path(), 8, false),
+            Err(OpenError::OtherNode {
+                stored: 7,
+                configured: 8
+            })
+        ));
+        assert!(matches!(
+            admit(dir.path(), 7, true),
+            Err(OpenError::LogMissing { node: 7, .. })
+        ));
+    }
+
+    #[test]
+    fn a_spoilt_file_is_not_guessed_at() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(NODE_FILE), "seven").unwrap();
+        assert!(matches!(
+            stored_node_id(dir.path()),
+            Err(OpenError::NodeFileContent { .. })
+        ));
+    }
+}

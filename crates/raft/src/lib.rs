@@ -1,0 +1,44 @@
+//! The timeline, made durable and kept alike on every server by Raft.
+//!
+//! ```text
+//!            ┌──────── Replica (a handle; cheap to clone) ────────┐
+//! propose ──▶│ queue ─▶ proposer ─▶ engine ─▶ Log ─▶ disk         │──▶ outcomes
+//!            │                        │ committed                 │
+//!            │                        └▶ Machine ─▶ History, view, Broker
+//!            └────────────────────────────────────────────────────┘
+//! ```
+//!
+//! [`Replica::open`] brings a data directory up to date and hands out what the API needs: a way to
+//! [propose](Replica::propose) groups of commands, the [state](Replica::state), the
+//! [broker](Replica::broker). Groups that wait together become one log entry, one write, one sync.
+//! The consensus engine is openraft; none of its types leave this crate, and none of its forms
+//! reach the disk (`codec` has ours).
+//!
+//! What decides are tasks on the caller's runtime: an event that comes alone passes from queue to
+//! disk to answer without a change of threads.
+
+mod binding;
+mod codec;
+mod config;
+mod error;
+mod fault;
+mod identity;
+mod log;
+mod machine;
+mod network;
+mod proposer;
+mod queue;
+mod record;
+mod replica;
+mod retention;
+mod start;
+mod status;
+#[cfg(test)]
+mod store_suite;
+mod upkeep;
+
+pub use config::{Clock, DiskLimits, QueueLimits, ReplicaConfig, VerifyHistory};
+pub use error::{OpenError, ProposeError};
+pub use identity::stored_node_id;
+pub use replica::{Replica, Submitted};
+pub use status::{Member, ReplicaStatus, Role};

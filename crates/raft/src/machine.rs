@@ -1,0 +1,452 @@
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+    type_config::alias::{SnapshotMetaOf, SnapshotOf},
+};
+use parking_lot::Mutex;
+use tidings_event::Index;
+use tidings_store::{History, PendingSeal, SnapshotStore, StoreError};
+use tidings_timeline::{
+    Applied, ApplyError, Batch, Broker, BrokerConfig, Outcome, StateMachine, StateView,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
+
+use crate::{
+    binding::{Answer, Binding, EntryId, LogEntry, StoredMembers},
+    codec::{self, SnapshotHead},
+    error::chain,
+    fault::Fault,
+    log::Log,
+};
+
+/// How often the progress of re-applying the log is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The timeline, driven by the log.
+///
+/// ```text
+/// entry ─▶ StateMachine::apply ─▶ History::append ─▶ Broker::append ─▶ view ─▶ answers
+/// ```
+///
+/// In this order, so that whoever hears of a frame can read it, and whoever is answered can be told
+/// apart from nobody by the state.
+pub(crate) struct Machine {
+    timeline: StateMachine,
+    applied: Option<EntryId>,
+    members: StoredMembers,
+    shared: Arc<MachineShared>,
+    replay: Option<Replay>,
+    /// Dropped with the machine.
+    alive: Option<oneshot::Sender<()>>,
+}
+
+/// What others see of the machine.
+pub(crate) struct MachineShared {
+    pub view: ArcSwap<StateView>,
+    pub applied: watch::Sender<Index>,
+    pub broker: ArcSwap<Broker>,
+    broker_config: BrokerConfig,
+    home: Handle,
+    /// Locked for one write, sync or look at a time, never across an await.
+    pub history: Mutex<History>,
+    pub snapshots: SnapshotStore,
+    pub last_snapshot: Mutex<Option<SnapshotHead>>,
+    pub log: Log,
+    pub fault: Fault,
+    pub frames_applied: AtomicU64,
+    snapshot_underway: AtomicBool,
+}
+
+/// Re-applying what the log has after the snapshot.
+struct Replay {
+    last: u64,
+    next_report: Instant,
+}
+
+/// A snapshot as it goes from server to server: the state, and the frame it ends at.
+///
+/// The history itself is not in it: its segments are files that are copied as files.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotState {
+    pub frame: Index,
+    pub state: Bytes,
+}
+
+/// What a machine is made of beside the state.
+pub(crate) struct MachineFiles {
+    pub history: History,
+    pub snapshots: SnapshotStore,
+    pub log: Log,
+    pub broker_config: BrokerConfig,
+    /// The runtime of the tasks that wake subscriptions and complete segments.
+    pub home: Handle,
+    pub fault: Fault,
+}
+
+impl MachineShared {
+    fn new(view: Arc<StateView>, snapshot: Option<SnapshotHead>, files: MachineFiles) -> Self {
+        let MachineFiles {
+            history,
+            snapshots,
+            log,
+            broker_config,
+            home,
+            fault,
+        } = files;
+        let broker = Broker::new(history.reader(), view.index, broker_config.clone());
+        home.spawn(broker.clone().run_wakeups(tokio::time::sleep));
+        MachineShared {
+            applied: watch::Sender::new(view.index),
+            view: ArcSwap::new(view),
+            broker: ArcSwap::new(broker),
+            broker_config,
+            home,
+            history: Mutex::new(history),
+            snapshots,
+            last_snapshot: Mutex::new(snapshot),
+            log,
+            fault,
+            frames_applied: AtomicU64::new(0),
+            snapshot_underway: AtomicBool::new(false),
+        }
+    }
+
+    /// The frame that the last snapshot ends at.
+    pub fn snapshot_frame(&self) -> Index {
+        self.last_snapshot
+            .lock()
+            .as_ref()
+            .map_or(Index::ZERO, |head| head.frame)
+    }
+
+    /// Ends all subscriptions and begins anew after `newest`: their readers come back and are told
+    /// what is missing.
+    fn replace_broker(&self, newest: Index) {
+        let reader = self.history.lock().reader();
+        let broker = Broker::new(reader, newest, self.broker_config.clone());
+        self.home
+            .spawn(broker.clone().run_wakeups(tokio::time::sleep));
+        self.broker.swap(broker).close();
+    }
+
+    /// Brings a sealed segment to the disk while applying goes on.
+    fn complete_in_background(&self, pending: Arc<PendingSeal>) {
+        let fault = self.fault.clone();
+        self.home.spawn_blocking(move || {
+            if let Err(error) = pending.complete() {
+                fault.raise(format!(
+                    "cannot complete a history segment: {}",
+                    chain(&error)
+                ));
+            }
+        });
+    }
+
+    /// Writes a snapshot. Blocks until it and the history up to it are on the disk.
+    fn write_snapshot(&self, head: &SnapshotHead, state: &[u8]) -> Result<(), SnapshotError> {
+        // The history first: from the snapshot on, it cannot be made again from the log. Without the
+        // lock: appending goes on meanwhile.
+        let unsynced = self.history.lock().unsynced();
+        unsynced.sync()?;
+        let index = head.last.map_or(0, |last| last.index);
+        let meta = codec::encode_snapshot_head(head)?;
+        self.snapshots.write(index, head.frame, &meta, state)?;
+        *self.last_snapshot.lock() = Some(head.clone());
+        Ok(())
+    }
+}
+
+/// Why an entry could not be applied.
+#[derive(Debug, thiserror::Error)]
+enum ApplyFailure {
+    #[error("cannot apply the log")]
+    Timeline(#[from] ApplyError),
+    #[error("cannot write the history")]
+    History(#[from] StoreError),
+}
+
+/// Why a snapshot could not be written or read.
+#[derive(Debug, thiserror::Error)]
+enum SnapshotError {
+    #[error("cannot keep a snapshot")]
+    Store(#[from] StoreError),
+    #[error("cannot read the snapshot's head")]
+    Head(#[from] codec::CodecError),
+}
+
+impl Machine {
+    /// A machine that goes on after `start`, or from nothing. The history ends where `timeline` is.
+    pub fn new(
+        timeline: StateMachine,
+        start: Option<SnapshotHead>,
+        files: MachineFiles,
+    ) -> Machine {
+        let replay = files.log.last().map(|last| Replay {
+            last: last.index,
+            next_report: Instant::now() + PROGRESS_INTERVAL,
+        });
+        Machine {
+            applied: start.as_ref().and_then(|head| head.last),
+            members: start
+                .as_ref()
+                .map(|head| head.members.clone())
+                .unwrap_or_default(),
+            shared: Arc::new(MachineShared::new(timeline.view(), start, files)),
+            timeline,
+            replay,
+            alive: None,
+        }
+    }
+
+    /// Ends, with an error, when the machine is gone.
+    pub fn watch_end(&mut self) -> oneshot::Receiver<()> {
+        let (alive, ended) = oneshot::channel();
+        self.alive = Some(alive);
+        ended
+    }
+
+    /// What others see of it.
+    pub fn shared(&self) -> Arc<MachineShared> {
+        self.shared.clone()
+    }
+
+    fn apply_entry(&mut self, entry: LogEntry) -> Result<Answer, ApplyFailure> {
+        let answer = match entry.payload {
+            EntryPayload::Blank => Answer(Vec::new()),
+            EntryPayload::Normal(proposal) => Answer(self.apply_batch(&proposal.batch)?),
+            EntryPayload::Membership(members) => {
+                self.members = StoredMembers::new(Some(entry.log_id), members);
+                Answer(Vec::new())
+            }
+        };
+        self.applied = Some(entry.log_id);
+        self.report_replay(entry.log_id.index);
+        Ok(answer)
+    }
+
+    fn apply_batch(&mut self, batch: &Batch) -> Result<Vec<Outcome>, ApplyFailure> {
+        let Applied {
+            outcomes,
+            frames,
+            seal,
+            retain,
+        } = self.timeline.apply(batch)?;
+        let shared = &self.shared;
+        if frames.is_some() || seal || retain.is_some() {
+            let mut history = shared.history.lock();
+            if let Some(frames) = &frames {
+                history.append(frames)?;
+            }
+            if seal && let Some(pending) = history.seal()? {
+                shared.complete_in_background(pending);
+            }
+            if let Some(oldest) = retain {
+                history.retain(oldest)?;
+            }
+        }
+        if let Some(frames) = frames {
+            shared
+                .frames_applied
+                .fetch_add(frames.len() as u64, Ordering::Relaxed);
+            shared.broker.load().append(frames);
+        }
+        shared.view.store(self.timeline.view());
+        Ok(outcomes)
+    }
+
+    /// Tells blocked readers how far the state is.
+    fn publish_applied(&self) {
+        let index = self.timeline.index();
+        self.shared.applied.send_if_modified(|applied| {
+            let changed = *applied != index;
+            *applied = index;
+            changed
+        });
+    }
+
+    fn report_replay(&mut self, index: u64) {
+        let Some(replay) = &mut self.replay else {
+            return;
+        };
+        let last = replay.last;
+        if index >= last {
+            tracing::info!(
+                entries = last,
+                frame = self.timeline.index().get(),
+                "log applied"
+            );
+            self.replay = None;
+        } else if Instant::now() >= replay.next_report {
+            replay.next_report = Instant::now() + PROGRESS_INTERVAL;
+            tracing::info!(entry = index, last, "applying the log");
+        }
+    }
+}
+
+// === impl RaftStateMachine ===
+
+impl RaftStateMachine<Binding> for Machine {
+    type SnapshotData = SnapshotState;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<EntryId>, StoredMembers), io::Error> {
+        Ok((self.applied, self.members.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Binding>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let answer = match self.apply_entry(entry) {
+                Ok(answer) => answer,
+                Err(error) => {
+                    // State and history differ now: only a restart brings them together.
+                    self.shared.fault.raise(chain(&error));
+                    return Err(io::Error::other(error));
+                }
+            };
+            self.publish_applied();
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        if self.shared.snapshot_underway.swap(true, Ordering::AcqRel) && !force {
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let head = SnapshotHead {
+            last: self.applied,
+            members: self.members.clone(),
+            frame: self.timeline.index(),
+        };
+        SnapshotBuilder {
+            head,
+            state: Some(self.timeline.snapshot()),
+            log_bytes: self.shared.log.bytes_since_snapshot(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// Replaces the state by a leader's.
+    ///
+    /// The history is cut to the frame that the snapshot ends at. It must reach that far: its
+    /// segments are copied as files before the snapshot that stands on them is installed. Where
+    /// they were not, the server stops instead of serving a history with a hole.
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<Binding>,
+        snapshot: SnapshotState,
+    ) -> Result<(), io::Error> {
+        let head = SnapshotHead {
+            last: meta.last_log_id,
+            members: meta.last_membership.clone(),
+            frame: snapshot.frame,
+        };
+        let timeline = StateMachine::restore(&snapshot.state).map_err(io::Error::other)?;
+        let shared = self.shared.clone();
+        let written = tokio::task::spawn_blocking({
+            let head = head.clone();
+            move || {
+                shared.history.lock().cut_after(head.frame)?;
+                shared.write_snapshot(&head, &snapshot.state)
+            }
+        });
+        let written = written.await.map_err(io::Error::other)?;
+        if let Err(error) = written {
+            self.shared
+                .fault
+                .raise(format!("cannot install a snapshot: {}", chain(&error)));
+            return Err(io::Error::other(error));
+        }
+        self.timeline = timeline;
+        self.applied = head.last;
+        self.members = head.members;
+        self.shared.replace_broker(head.frame);
+        self.shared.view.store(self.timeline.view());
+        self.publish_applied();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<Binding, SnapshotState>>, io::Error> {
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || shared.snapshots.latest()).await;
+        let Some(snapshot) = read.map_err(io::Error::other)?.map_err(io::Error::other)? else {
+            return Ok(None);
+        };
+        let head = codec::decode_snapshot_head(&snapshot.meta).map_err(io::Error::other)?;
+        Ok(Some(snapshot_of(head, snapshot.data)))
+    }
+}
+
+fn snapshot_of(head: SnapshotHead, state: Bytes) -> SnapshotOf<Binding, SnapshotState> {
+    SnapshotOf::<Binding, SnapshotState> {
+        meta: SnapshotMetaOf::<Binding> {
+            last_log_id: head.last,
+            last_membership: head.members,
+        },
+        snapshot: SnapshotState {
+            frame: head.frame,
+            state,
+        },
+    }
+}
+
+// === impl SnapshotBuilder ===
+
+/// The state at one entry, to be written while further entries are applied.
+pub(crate) struct SnapshotBuilder {
+    head: SnapshotHead,
+    state: Option<Vec<u8>>,
+    /// Bytes of log that the snapshot makes dispensable.
+    log_bytes: u64,
+    shared: Arc<MachineShared>,
+}
+
+impl RaftSnapshotBuilder<Binding> for SnapshotBuilder {
+    type SnapshotData = SnapshotState;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Binding, SnapshotState>, io::Error> {
+        let state = Bytes::from(self.state.take().unwrap_or_default());
+        let written = tokio::task::spawn_blocking({
+            let (shared, head, state) = (self.shared.clone(), self.head.clone(), state.clone());
+            move || shared.write_snapshot(&head, &state)
+        });
+        let written = written.await.map_err(io::Error::other)?;
+        self.shared
+            .snapshot_underway
+            .store(false, Ordering::Release);
+        if let Err(error) = written {
+            self.shared
+                .fault
+                .raise(format!("cannot make a snapshot: {}", chain(&error)));
+            return Err(io::Error::other(error));
+        }
+        self.shared.log.forget_bytes(self.log_bytes);
+        Ok(snapshot_of(self.head.clone(), state))
+    }
+}

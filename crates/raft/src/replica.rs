@@ -1,0 +1,400 @@
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use openraft::{Raft, ServerState, async_runtime::WatchReceiver};
+use parking_lot::Mutex;
+use tidings_event::Index;
+use tidings_store::DataDir;
+use tidings_timeline::{Broker, CommandGroup, HistoryReader, Outcome, StateView};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, oneshot, watch},
+    task::JoinHandle,
+    time,
+};
+
+use crate::{
+    binding::Binding,
+    config::ReplicaConfig,
+    error::{OpenError, ProposeError, chain},
+    fault::Fault,
+    machine::{Machine, MachineShared},
+    proposer::ProposerCounters,
+    queue::{Queue, Waiting},
+    start::{Parts, start},
+    status::{Member, ReplicaStatus, Role},
+};
+
+/// How long a shutdown waits for what is in flight to be answered.
+const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a shutdown waits for its snapshot. Without it the next start only takes longer.
+const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long one request for a snapshot is waited for before it is made again.
+const SNAPSHOT_ASK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The timeline on this server. A handle: clones are cheap and are the same replica.
+///
+/// Its tasks run on the runtime that opened it: an event that comes alone goes from its connection to
+/// the disk and on to its readers without a change of threads. They end with [`Replica::shutdown`] or
+/// when the last handle is dropped. The latter loses nothing that was acknowledged, but the next start
+/// has more to do.
+#[derive(Clone)]
+pub struct Replica {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node_id: u64,
+    in_flight_max: usize,
+    free_reserve: u64,
+    raft: Raft<Binding, Machine>,
+    machine: Arc<MachineShared>,
+    queue: Arc<Queue>,
+    in_flight: Arc<Semaphore>,
+    counters: Arc<ProposerCounters>,
+    fault: Fault,
+    stopping: Arc<Mutex<bool>>,
+    /// What a shutdown takes apart; `None` after it.
+    running: Mutex<Option<Running>>,
+}
+
+/// The outcomes of a group that has its place in the order, one for each command.
+pub type Submitted = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, ProposeError>> + Send>>;
+
+fn stop_reason(fault: &Fault) -> Arc<str> {
+    fault
+        .reason()
+        .unwrap_or_else(|| "the server shuts down".into())
+}
+
+/// What ends with the replica.
+struct Running {
+    proposer: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
+    /// An error once the state machine is gone: nothing is written any more.
+    machine_ended: oneshot::Receiver<()>,
+    /// Dropped: another process may open the directory.
+    data_dir: DataDir,
+    home: Handle,
+}
+
+impl Drop for Inner {
+    /// Without a shutdown: everything ends where it is, and only then is the directory let go.
+    fn drop(&mut self) {
+        let Some(running) = self.running.lock().take() else {
+            return;
+        };
+        running.proposer.abort();
+        running.upkeep.abort();
+        let raft = self.raft.clone();
+        running.home.spawn(async move {
+            let _ = raft.shutdown().await;
+            drop(raft);
+            let _ = time::timeout(DRAIN_WAIT_MAX, running.machine_ended).await;
+            drop(running.data_dir);
+        });
+    }
+}
+
+impl Replica {
+    /// Opens a data directory, and returns when everything in its log has been applied.
+    ///
+    /// An empty directory becomes a cluster of this one server.
+    ///
+    /// # Errors
+    ///
+    /// When the files are damaged or belong to another server, or when nobody leads.
+    pub async fn open(config: ReplicaConfig) -> Result<Replica, OpenError> {
+        let settings = config.settings.clone();
+        let (node_id, in_flight_max) = (config.node_id, config.queue.in_flight_max);
+        let free_reserve = config.disk.free_reserve;
+        let home = Handle::current();
+        // Opening reads files and waits for them: not on a thread that others need.
+        let started = tokio::task::spawn_blocking({
+            let home = home.clone();
+            move || home.block_on(start(&config, home.clone()))
+        });
+        let parts = started.await.unwrap_or_else(|error| {
+            Err(OpenError::Engine {
+                reason: format!("opening ended with a panic ({error})"),
+            })
+        });
+        let Parts {
+            data_dir,
+            raft,
+            machine,
+            queue,
+            in_flight,
+            counters,
+            fault,
+            proposer,
+            upkeep,
+            machine_ended,
+            stopping,
+        } = parts?;
+        let running = Running {
+            proposer,
+            upkeep,
+            machine_ended,
+            data_dir,
+            home,
+        };
+        let replica = Replica {
+            inner: Arc::new(Inner {
+                node_id,
+                in_flight_max,
+                free_reserve,
+                raft,
+                machine,
+                queue,
+                in_flight,
+                counters,
+                fault,
+                stopping,
+                running: Mutex::new(Some(running)),
+            }),
+        };
+        if let Some(settings) = settings {
+            replica.settle(settings).await;
+        }
+        Ok(replica)
+    }
+
+    /// Proposes the configured settings, if this server leads and they are not the recorded ones.
+    async fn settle(&self, settings: tidings_timeline::Settings) {
+        if !self.inner.raft.is_leader() || *self.state().settings == settings {
+            return;
+        }
+        let mut group = CommandGroup::new();
+        group.change_settings(&settings);
+        match self.propose(group).await {
+            Ok(_) => tracing::info!(?settings, "settings changed"),
+            Err(error) => tracing::warn!(%error, "settings not changed; the recorded ones hold"),
+        }
+    }
+
+    /// Records the commands of a group: they are durable and applied when this returns, in the
+    /// order of the group, with one outcome each.
+    ///
+    /// Groups that are proposed one after the other by one caller without waiting for answers keep
+    /// their order as well, if the futures are polled in it.
+    ///
+    /// # Errors
+    ///
+    /// See [`ProposeError`]: which of them mean that nothing was recorded, and which leave it open.
+    pub async fn propose(&self, group: CommandGroup) -> Result<Vec<Outcome>, ProposeError> {
+        self.submit(group).await?.await
+    }
+
+    /// As [`Replica::propose`], in two steps: once this returns, the group has its place in the
+    /// order; what it returns waits for the outcomes.
+    ///
+    /// # Errors
+    ///
+    /// Those that say that there is no place for the group; nothing was recorded then.
+    pub async fn submit(&self, group: CommandGroup) -> Result<Submitted, ProposeError> {
+        let (answer, answered) = oneshot::channel();
+        let waits = !group.is_empty();
+        if waits {
+            let commands = group.len();
+            let group = Waiting {
+                commands,
+                bytes: group.into_bytes(),
+                answer,
+            };
+            self.inner.queue.push(group).await?;
+        }
+        let fault = self.inner.fault.clone();
+        Ok(Box::pin(async move {
+            if !waits {
+                return Ok(Vec::new());
+            }
+            match answered.await {
+                Ok(outcomes) => outcomes,
+                // the engine went without an answer
+                Err(_) => Err(ProposeError::Stopped {
+                    reason: stop_reason(&fault),
+                }),
+            }
+        }))
+    }
+
+    /// The state, as of the last entry that was applied.
+    pub fn state(&self) -> Arc<StateView> {
+        self.inner.machine.view.load_full()
+    }
+
+    /// Where frames are subscribed to.
+    ///
+    /// Another one takes its place when the state is replaced by a leader's snapshot; it is closed
+    /// then, and whoever subscribes again asks anew.
+    pub fn broker(&self) -> Arc<Broker> {
+        self.inner.machine.broker.load_full()
+    }
+
+    /// The newest frame in the state; changes when the state has.
+    pub fn applied(&self) -> watch::Receiver<Index> {
+        self.inner.machine.applied.subscribe()
+    }
+
+    /// Returns when something broke for good, with what it was. The process should end then.
+    pub async fn fatal(&self) -> Arc<str> {
+        self.inner.fault.raised().await
+    }
+
+    /// Whether this server takes commands.
+    pub fn is_leader(&self) -> bool {
+        self.inner.raft.is_leader()
+    }
+
+    /// How the replica is now.
+    pub fn status(&self) -> ReplicaStatus {
+        let Inner {
+            machine, counters, ..
+        } = &*self.inner;
+        let (history_segments, history_bytes, frames_oldest) = {
+            let history = machine.history.lock();
+            let segments = history.segments();
+            let bytes = segments.iter().map(|segment| segment.bytes).sum();
+            (segments.len(), bytes, history.reader().oldest())
+        };
+        let log = machine.log.range();
+        let depth = self.inner.queue.depth();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let voters: Vec<u64> = members.voter_ids().collect();
+        let role = match metrics.state {
+            _ if metrics.running_state.is_err() => Role::Stopped,
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner => Role::Learner,
+            ServerState::Shutdown => Role::Stopped,
+        };
+        ReplicaStatus {
+            node_id: self.inner.node_id,
+            role,
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            members: members
+                .nodes()
+                .map(|(&node_id, peer)| Member {
+                    node_id,
+                    name: peer.name.clone(),
+                    voter: voters.contains(&node_id),
+                })
+                .collect(),
+            log_first: log.first,
+            log_last: log.last,
+            committed: metrics.local_committed.map(|id| id.index),
+            applied: metrics.last_applied.map(|id| id.index),
+            snapshot: metrics.snapshot.map(|id| id.index),
+            snapshot_frame: machine.snapshot_frame(),
+            frames_oldest,
+            frames_newest: machine.view.load().index,
+            history_segments,
+            history_bytes,
+            queue_groups: depth.groups,
+            queue_bytes: depth.bytes,
+            in_flight: self.inner.in_flight_max - self.inner.in_flight.available_permits(),
+            batches: read(&counters.batches),
+            groups: read(&counters.groups),
+            commands: read(&counters.commands),
+            command_bytes: read(&counters.bytes),
+            frames_applied: read(&machine.frames_applied),
+            log_bytes: machine.log.bytes_appended(),
+            log_bytes_since_snapshot: machine.log.bytes_since_snapshot(),
+            refused_disk_full: read(&counters.refused_disk_full),
+            disk_free: machine.log.store().available_bytes(),
+            disk_reserve: self.inner.free_reserve,
+            damaged: self.inner.fault.reason().map(|reason| reason.to_string()),
+        }
+    }
+
+    /// Makes a snapshot now and lets go of the log before it. `false` when it did not come about
+    /// in a minute, or the replica has stopped.
+    pub async fn snapshot(&self) -> bool {
+        let raft = &self.inner.raft;
+        let Some(applied) = raft.metrics().borrow_watched().last_applied else {
+            return true;
+        };
+        let give_up = time::Instant::now() + SNAPSHOT_WAIT_MAX;
+        while time::Instant::now() < give_up {
+            // asked again: one that is underway already may end before `applied`
+            if raft.trigger().snapshot().await.is_err() {
+                return false;
+            }
+            let wait = raft.wait(Some(SNAPSHOT_ASK_INTERVAL));
+            let made = wait.metrics(
+                |metrics| metrics.snapshot >= Some(applied) || metrics.running_state.is_err(),
+                "snapshot made",
+            );
+            if let Ok(metrics) = made.await {
+                return metrics.snapshot >= Some(applied);
+            }
+        }
+        false
+    }
+
+    /// Ends the replica: takes nothing more, answers what is in flight, makes a snapshot when there
+    /// are new frames, and lets go of the data directory. Further calls return at once.
+    pub async fn shutdown(&self) {
+        let Some(running) = self.inner.running.lock().take() else {
+            return;
+        };
+        let Running {
+            proposer,
+            upkeep,
+            machine_ended,
+            data_dir,
+            ..
+        } = running;
+        self.inner.queue.close("the server shuts down".into());
+        let drained = async {
+            // it may have panicked; then nothing is in flight any more
+            let _ = proposer.await;
+            let all = u32::try_from(self.inner.in_flight_max).unwrap_or(u32::MAX);
+            self.inner.in_flight.acquire_many(all).await.is_ok()
+        };
+        if time::timeout(DRAIN_WAIT_MAX, drained).await.is_err() {
+            tracing::warn!("stopping before everything in flight was answered");
+        }
+        if self.inner.fault.reason().is_none() {
+            let new_frames = self.state().index > self.inner.machine.snapshot_frame();
+            if new_frames && !self.snapshot().await {
+                tracing::warn!(
+                    "no snapshot at shutdown; the next start re-applies more of the log"
+                );
+            }
+        }
+        *self.inner.stopping.lock() = true;
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(error = %chain(&error), "the consensus engine did not stop cleanly");
+        }
+        self.broker().close();
+        upkeep.abort();
+        // The engine lets go of the state machine when it has applied what it was at.
+        if time::timeout(DRAIN_WAIT_MAX, machine_ended).await.is_err() {
+            tracing::warn!("stopping before the state machine had ended");
+        }
+        let machine = self.inner.machine.clone();
+        let ended = tokio::task::spawn_blocking(move || {
+            let synced = machine.history.lock().sync();
+            drop(data_dir);
+            synced
+        });
+        match ended.await {
+            Ok(Ok(())) => tracing::info!("timeline closed"),
+            Ok(Err(error)) => tracing::warn!(error = %chain(&error), "history not synced"),
+            Err(error) => tracing::warn!(%error, "history not synced"),
+        }
+    }
+}

@@ -1,0 +1,390 @@
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use openraft::{Config, Raft, SnapshotPolicy, async_runtime::WatchReceiver};
+use parking_lot::Mutex;
+use tidings_event::Index;
+use tidings_store::{
+    DataDir, History, HistoryConfig, RaftLog, RaftLogConfig, SnapshotStore, StoreError,
+    VerifyOnStart,
+};
+use tidings_timeline::{Settings, StateMachine};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    binding::{Binding, Peer},
+    codec::{self, SnapshotHead},
+    config::{DiskLimits, ReplicaConfig, VerifyHistory},
+    error::{OpenError, chain},
+    fault::Fault,
+    identity,
+    log::Log,
+    machine::{Machine, MachineFiles, MachineShared},
+    network::NoPeers,
+    proposer::{Proposer, ProposerCounters},
+    queue::Queue,
+    upkeep::Upkeep,
+};
+
+/// How long a start waits for somebody to lead. A server that stands alone leads at once.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Entries of up to this many bytes are synced where they are appended when the log is idle: a few
+/// events, as long as they come one by one. It holds up one worker for one sync.
+const DIRECT_BYTES_MAX: usize = 4 << 10;
+
+/// Milliseconds between a leader's signs of life, and without one until an election.
+///
+/// An election waits for several lost signs of life; one of the server's ticks is a fifth of the
+/// former, which is what an idle server costs.
+const HEARTBEAT_MS: u64 = 150;
+const ELECTION_MS_MIN: u64 = 600;
+const ELECTION_MS_MAX: u64 = 1_000;
+
+/// Entries that go to a follower in one message; an entry holds about a mebibyte.
+const ENTRIES_PER_MESSAGE_MAX: u64 = 16;
+
+/// Everything that an open replica consists of.
+pub(crate) struct Parts {
+    pub data_dir: DataDir,
+    pub raft: Raft<Binding, Machine>,
+    pub machine: Arc<MachineShared>,
+    pub queue: Arc<Queue>,
+    pub in_flight: Arc<Semaphore>,
+    pub counters: Arc<ProposerCounters>,
+    pub fault: Fault,
+    pub proposer: JoinHandle<()>,
+    pub upkeep: JoinHandle<()>,
+    /// An error once the state machine is gone.
+    pub machine_ended: oneshot::Receiver<()>,
+    pub stopping: Arc<Mutex<bool>>,
+}
+
+/// Opens the files, brings the state up to date, and starts the tasks. Waits for the
+/// disk where it runs: not on a worker.
+///
+/// Subscriptions are woken on `home`.
+pub(crate) async fn start(config: &ReplicaConfig, home: Handle) -> Result<Parts, OpenError> {
+    check(config)?;
+    let fault = Fault::new();
+    let files = Files::open(config, &fault)?;
+    let first_start = identity::admit(&config.data_dir, config.node_id, files.log.is_new())?;
+    let (data_dir, mut machine) = files.into_machine(config, home, &fault)?;
+    let machine_ended = machine.watch_end();
+    let shared = machine.shared();
+
+    let raft = Raft::new(
+        config.node_id,
+        Arc::new(engine_config(&config.disk)?),
+        NoPeers,
+        shared.log.clone(),
+        machine,
+    );
+    let raft = raft.await.map_err(|error| engine_error(&fault, &error))?;
+
+    if first_start {
+        let me = Peer {
+            name: config.node_name.clone(),
+            address: String::new(),
+        };
+        let alone = BTreeMap::from([(config.node_id, me)]);
+        raft.initialize(alone)
+            .await
+            .map_err(|error| engine_error(&fault, &error))?;
+        tracing::info!(node = config.node_id, "first start: a cluster of one");
+    }
+    identity::record(&config.data_dir, config.node_id)?;
+    lead_if_alone(&raft, config.node_id, first_start, &fault).await?;
+    wait_until_ready(&raft, &fault).await?;
+
+    let queue = Arc::new(Queue::new(config.queue.clone()));
+    let in_flight = Arc::new(Semaphore::new(config.queue.in_flight_max));
+    let counters = Arc::new(ProposerCounters::default());
+    let stopping = Arc::new(Mutex::new(false));
+    let proposer = Proposer {
+        raft: raft.clone(),
+        queue: queue.clone(),
+        log: shared.log.clone(),
+        clock: config.clock.clone(),
+        fault: fault.clone(),
+        counters: counters.clone(),
+        in_flight: in_flight.clone(),
+        unflushed: Arc::new(Semaphore::new(config.queue.unflushed_max)),
+        free_reserve: config.disk.free_reserve,
+    };
+    let upkeep = Upkeep {
+        raft: raft.clone(),
+        machine: shared.clone(),
+        queue: queue.clone(),
+        disk: config.disk.clone(),
+        clock: config.clock.clone(),
+        fault: fault.clone(),
+        stopping: stopping.clone(),
+    };
+    let proposer = tokio::spawn(proposer.run());
+    let upkeep = tokio::spawn(upkeep.run());
+    let machine = shared;
+    Ok(Parts {
+        data_dir,
+        raft,
+        machine,
+        queue,
+        in_flight,
+        counters,
+        fault,
+        proposer,
+        upkeep,
+        machine_ended,
+        stopping,
+    })
+}
+
+fn check(config: &ReplicaConfig) -> Result<(), OpenError> {
+    let queue = &config.queue;
+    let numbers = [
+        ("queue.groups_max", queue.groups_max),
+        ("queue.bytes_max", queue.bytes_max),
+        ("queue.group_bytes_max", queue.group_bytes_max),
+        ("queue.batch_bytes_max", queue.batch_bytes_max),
+        ("queue.batch_groups_max", queue.batch_groups_max),
+        ("queue.in_flight_max", queue.in_flight_max),
+        ("queue.unflushed_max", queue.unflushed_max),
+    ];
+    for (setting, number) in numbers {
+        if number == 0 || number > Semaphore::MAX_PERMITS {
+            let found = number.to_string();
+            return Err(OpenError::Setting {
+                setting,
+                expected: "at least 1",
+                found,
+            });
+        }
+    }
+    if config.disk.retention_interval.is_zero() {
+        let found = "0 s".to_owned();
+        let setting = "disk.retention_interval";
+        return Err(OpenError::Setting {
+            setting,
+            expected: "longer than 0",
+            found,
+        });
+    }
+    Ok(())
+}
+
+fn engine_config(disk: &DiskLimits) -> Result<Config, OpenError> {
+    let config = Config {
+        cluster_name: "tidings".to_owned(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS_MIN,
+        election_timeout_max: ELECTION_MS_MAX,
+        max_payload_entries: ENTRIES_PER_MESSAGE_MAX,
+        // by bytes of log, which the upkeep looks at
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: disk.log_entries_kept,
+        enable_pre_vote: Some(true),
+        // A restarted leader is elected anew: its first entry commits all that the log had.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| OpenError::Engine {
+        reason: chain(&error),
+    })
+}
+
+/// The files of a data directory, opened.
+pub(crate) struct Files {
+    data_dir: DataDir,
+    pub log: Log,
+    history: History,
+    snapshots: SnapshotStore,
+    snapshot: Option<(SnapshotHead, bytes::Bytes)>,
+}
+
+impl Files {
+    pub fn open(config: &ReplicaConfig, fault: &Fault) -> Result<Files, OpenError> {
+        let path = &config.data_dir;
+        let store = |source: StoreError| OpenError::Store {
+            path: path.clone(),
+            source,
+        };
+        let data_dir = DataDir::open(path).map_err(store)?;
+        let snapshots = SnapshotStore::open(&data_dir.snapshots()).map_err(store)?;
+        let snapshot = match snapshots.latest().map_err(store)? {
+            None => None,
+            Some(snapshot) => {
+                let head = codec::decode_snapshot_head(&snapshot.meta)
+                    .map_err(|source| OpenError::content("snapshot's head", source))?;
+                Some((head, snapshot.data))
+            }
+        };
+        // `Log` keeps the newest entries in memory, decoded: the store need not as well.
+        let log_config = RaftLogConfig {
+            cache_bytes: 0,
+            // A lone worker must not wait for a disk: nobody else would be served meanwhile.
+            direct_bytes_max: match Handle::current().metrics().num_workers() {
+                1 => 0,
+                _ => DIRECT_BYTES_MAX,
+            },
+            ..RaftLogConfig::default()
+        };
+        let (log, state) = RaftLog::open(&data_dir.raft(), log_config).map_err(store)?;
+        let log = Log::new(log, state, fault.clone())
+            .map_err(|source| OpenError::content("log", source))?;
+        let verify = match config.verify {
+            VerifyHistory::All => VerifyOnStart::All,
+            VerifyHistory::Tail => VerifyOnStart::Tail,
+        };
+        let durable_to = snapshot
+            .as_ref()
+            .map_or(Index::ZERO, |(head, _)| head.frame);
+        let history_config = HistoryConfig {
+            verify,
+            durable_to: Some(durable_to),
+        };
+        let (history, _) = History::open(&data_dir.history(), history_config).map_err(store)?;
+        Ok(Files {
+            data_dir,
+            log,
+            history,
+            snapshots,
+            snapshot,
+        })
+    }
+
+    /// The machine as of the snapshot; the history goes back to there too, and both grow again
+    /// from the log.
+    pub fn into_machine(
+        self,
+        config: &ReplicaConfig,
+        home: Handle,
+        fault: &Fault,
+    ) -> Result<(DataDir, Machine), OpenError> {
+        let Files {
+            data_dir,
+            log,
+            mut history,
+            snapshots,
+            snapshot,
+        } = self;
+        let covered = snapshot
+            .as_ref()
+            .and_then(|(head, _)| head.last)
+            .map(|last| last.index);
+        if let Some(purged) = log.purged().filter(|purged| Some(purged.index) > covered) {
+            return Err(OpenError::LogBehind {
+                purged: purged.index,
+                covered,
+            });
+        }
+        // Not the configured settings: the state before the log is the same on every server.
+        let mut timeline = StateMachine::new(Settings::default());
+        let mut frame = Index::ZERO;
+        if let Some((head, state)) = &snapshot {
+            timeline = StateMachine::restore(state).map_err(|source| OpenError::Content {
+                what: "snapshot's state",
+                source: source.into(),
+            })?;
+            frame = head.frame;
+        }
+        history
+            .cut_after(frame)
+            .map_err(|source| OpenError::Store {
+                path: config.data_dir.clone(),
+                source,
+            })?;
+        log.set_bytes_since_snapshot(match covered {
+            Some(index) => log.store().bytes_since(index),
+            None => log.store().state().bytes,
+        });
+        let broker_config = config.broker.clone();
+        let fault = fault.clone();
+        let files = MachineFiles {
+            history,
+            snapshots,
+            log,
+            broker_config,
+            home,
+            fault,
+        };
+        Ok((
+            data_dir,
+            Machine::new(timeline, snapshot.map(|(head, _)| head), files),
+        ))
+    }
+}
+
+/// A server that is the only voter does not wait for an election to fall due.
+async fn lead_if_alone(
+    raft: &Raft<Binding, Machine>,
+    node_id: u64,
+    first_start: bool,
+    fault: &Fault,
+) -> Result<(), OpenError> {
+    let alone = {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().eq([node_id])
+    };
+    // a first start begins with an election
+    if alone && !first_start {
+        raft.trigger()
+            .elect(false)
+            .await
+            .map_err(|error| engine_error(fault, &error))?;
+    }
+    Ok(())
+}
+
+/// Returns when somebody leads and everything in the log has been applied.
+async fn wait_until_ready(raft: &Raft<Binding, Machine>, fault: &Fault) -> Result<(), OpenError> {
+    let wait = raft.wait(Some(LEADER_WAIT_MAX));
+    let led = wait.metrics(
+        |metrics| metrics.current_leader.is_some() || metrics.running_state.is_err(),
+        "somebody leads",
+    );
+    if let Err(error) = led.await {
+        if let Some(reason) = fault.reason() {
+            return Err(OpenError::Engine {
+                reason: reason.to_string(),
+            });
+        }
+        tracing::debug!(%error, "no leader");
+        let members = raft
+            .metrics()
+            .borrow_watched()
+            .membership_config
+            .voter_ids()
+            .collect();
+        return Err(OpenError::NoLeader {
+            waited: LEADER_WAIT_MAX,
+            members,
+        });
+    }
+    // As long as it takes: the progress is told by the machine.
+    let wait = raft.wait(None);
+    let applied = wait.metrics(
+        |metrics| {
+            metrics.running_state.is_err()
+                || (metrics.current_leader.is_some()
+                    && metrics.last_applied.map(|last| last.index) >= metrics.last_log_index)
+        },
+        "the log is applied",
+    );
+    let metrics = applied.await.map_err(|error| engine_error(fault, &error))?;
+    metrics
+        .running_state
+        .map_err(|error| engine_error(fault, &error))
+}
+
+/// The reason that we have noted, which names the file, or else what the engine says.
+fn engine_error(fault: &Fault, error: &dyn std::error::Error) -> OpenError {
+    let reason = match fault.reason() {
+        Some(reason) => reason.to_string(),
+        None => chain(error),
+    };
+    OpenError::Engine { reason }
+}

@@ -1,0 +1,105 @@
+use tidings_event::Index;
+
+/// What a server is in its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes commands.
+    Leader,
+    /// Follows the leader and votes.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Follows the leader without a vote.
+    Learner,
+    /// Has stopped.
+    Stopped,
+}
+
+impl Role {
+    /// One word, lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Learner => "learner",
+            Role::Stopped => "stopped",
+        }
+    }
+}
+
+/// How a [`Replica`](crate::Replica) is, at one moment.
+///
+/// Counters count since the start of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// This server.
+    pub node_id: u64,
+    /// What it is now.
+    pub role: Role,
+    /// The term it is in.
+    pub term: u64,
+    /// Who leads, if that is known.
+    pub leader: Option<u64>,
+    /// All servers of the cluster: number, name, and whether it votes.
+    pub members: Vec<Member>,
+    /// The first entry of the log.
+    pub log_first: Option<u64>,
+    /// The last entry of the log.
+    pub log_last: Option<u64>,
+    /// The last entry that a majority has.
+    pub committed: Option<u64>,
+    /// The last entry that is in the state.
+    pub applied: Option<u64>,
+    /// The last entry that is in the newest snapshot.
+    pub snapshot: Option<u64>,
+    /// The last frame that is in the newest snapshot.
+    pub snapshot_frame: Index,
+    /// The oldest frame that is kept.
+    pub frames_oldest: Index,
+    /// The newest frame.
+    pub frames_newest: Index,
+    /// Files that the history consists of.
+    pub history_segments: usize,
+    /// Their bytes.
+    pub history_bytes: u64,
+    /// Groups that wait to be proposed.
+    pub queue_groups: usize,
+    /// Their bytes.
+    pub queue_bytes: usize,
+    /// Entries that are proposed and not yet answered.
+    pub in_flight: usize,
+    /// Entries proposed.
+    pub batches: u64,
+    /// Groups in them.
+    pub groups: u64,
+    /// Commands in them.
+    pub commands: u64,
+    /// Bytes of the commands.
+    pub command_bytes: u64,
+    /// Frames applied, those re-applied at start among them.
+    pub frames_applied: u64,
+    /// Bytes of entries appended to the log.
+    pub log_bytes: u64,
+    /// Bytes of entries since the last snapshot.
+    pub log_bytes_since_snapshot: u64,
+    /// Groups that were refused because the disk is nearly full.
+    pub refused_disk_full: u64,
+    /// Bytes free on the disk.
+    pub disk_free: u64,
+    /// Bytes below which nothing is taken.
+    pub disk_reserve: u64,
+    /// Why the server cannot go on, if something broke for good.
+    pub damaged: Option<String>,
+}
+
+/// A server of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its number.
+    pub node_id: u64,
+    /// Its name.
+    pub name: String,
+    /// Whether it votes.
+    pub voter: bool,
+}

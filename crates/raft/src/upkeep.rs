@@ -1,0 +1,127 @@
+use std::{sync::Arc, time::Duration};
+
+use openraft::{Raft, async_runtime::WatchReceiver};
+use parking_lot::Mutex;
+use tidings_event::Index;
+use tidings_timeline::CommandGroup;
+use tokio::{
+    sync::oneshot,
+    time::{self, Instant, MissedTickBehavior},
+};
+
+use crate::{
+    binding::Binding,
+    config::{Clock, DiskLimits},
+    error::chain,
+    fault::Fault,
+    machine::{Machine, MachineShared},
+    queue::{Queue, Waiting},
+    retention::{self, Extent, Keep, Plan},
+};
+
+/// How often the engine's health and the size of the log are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What has to be done from time to time: snapshots when the log has grown, retention when this
+/// server leads, and noticing that the engine has stopped.
+pub(crate) struct Upkeep {
+    pub raft: Raft<Binding, Machine>,
+    pub machine: Arc<MachineShared>,
+    pub queue: Arc<Queue>,
+    pub disk: DiskLimits,
+    pub clock: Clock,
+    pub fault: Fault,
+    /// Set when the engine is meant to stop.
+    pub stopping: Arc<Mutex<bool>>,
+}
+
+impl Upkeep {
+    /// Runs until the engine stops.
+    pub async fn run(self) {
+        let look = LOOK_INTERVAL.min(self.disk.retention_interval);
+        let mut look = time::interval(look);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut retention_due = Instant::now() + self.disk.retention_interval;
+        loop {
+            look.tick().await;
+            if !self.is_well() {
+                return;
+            }
+            if self.machine.log.bytes_since_snapshot() >= self.disk.snapshot_log_bytes
+                && self.raft.trigger().snapshot().await.is_err()
+            {
+                // told by the next look
+                continue;
+            }
+            if Instant::now() >= retention_due {
+                self.retain().await;
+                retention_due = Instant::now() + self.disk.retention_interval;
+            }
+        }
+    }
+
+    /// Whether the engine runs. When it has stopped without being told to, that is a fault.
+    fn is_well(&self) -> bool {
+        let state = self.raft.metrics().borrow_watched().running_state.clone();
+        let Err(fatal) = state else {
+            return true;
+        };
+        if !*self.stopping.lock() {
+            self.fault.raise(chain(&fatal));
+        }
+        false
+    }
+
+    /// Proposes what retention asks for, if this server leads.
+    async fn retain(&self) {
+        if !self.raft.is_leader() {
+            return;
+        }
+        let settings = self.machine.view.load().settings.retention.clone();
+        let segments = self.extents();
+        let Plan { seal, oldest } =
+            retention::plan(&segments, Keep::from(&settings), (self.clock)());
+        let oldest = oldest.filter(|&oldest| oldest > self.machine.view.load().oldest);
+        if !seal && oldest.is_none() {
+            return;
+        }
+        let mut group = CommandGroup::new();
+        if let Some(oldest) = oldest {
+            group.retain(oldest);
+        }
+        if seal {
+            group.seal();
+        }
+        let (answer, answered) = oneshot::channel();
+        let group = Waiting {
+            commands: group.len(),
+            bytes: group.into_bytes(),
+            answer,
+        };
+        let proposed = match self.queue.push(group).await {
+            Ok(()) => answered.await,
+            Err(error) => Ok(Err(error)),
+        };
+        match proposed {
+            Ok(Ok(_)) => {
+                tracing::info!(seal, oldest = oldest.map(Index::get), "history trimmed");
+            }
+            // tried again at the next interval
+            Ok(Err(error)) => tracing::warn!(%error, "cannot trim the history"),
+            Err(_) => {}
+        }
+    }
+
+    fn extents(&self) -> Vec<Extent> {
+        let segments = self.machine.history.lock().segments();
+        let extent = |segment: tidings_store::SegmentInfo| Extent {
+            first: segment.first,
+            last: segment.last,
+            bytes: segment.bytes,
+            first_time: segment.first_time,
+            last_time: segment.last_time,
+            sealed: segment.sealed,
+        };
+        segments.into_iter().map(extent).collect()
+    }
+}
