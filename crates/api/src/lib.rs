@@ -1,0 +1,45 @@
+//! The HTTP surface of a timeline.
+//!
+//! ```text
+//! listener ─▶ Connection ─▶ HTTP/1, HTTP/2 ─▶ gate (route declared? sender allowed?) ─▶ handler
+//!              place, stall clock                                                        │
+//!   /v1/event/stream, /v1/events   follow: lines, Server-Sent Events, WebSocket  ◀── Broker
+//!   /v1/events                     publish: JSON, lines, CloudEvents             ──▶ Timeline
+//!   /v1/state/…                    read and change entries, wait for changes     ◀─▶ both
+//!   /v1/status, health, metrics, openapi.json
+//! ```
+//!
+//! [`ApiServer`] owns the accept loop and every limit of it. What it needs of a timeline is the
+//! trait [`Timeline`]. A stream's body polls its subscription directly: what a reader does not take
+//! is not fetched, and what it takes are the broker's shared bytes.
+
+#[cfg(test)]
+extern crate self as tidings_api;
+
+mod app;
+mod auth;
+mod closing;
+mod config;
+mod connection;
+mod error;
+mod go_text;
+#[cfg(test)]
+#[path = "../tests/api/memory_timeline.rs"]
+mod memory_timeline;
+mod metrics;
+mod openapi;
+mod publish;
+mod query_text;
+mod replica;
+mod routes;
+mod server;
+mod state;
+mod status;
+mod stream;
+mod timeline;
+
+pub use auth::Token;
+pub use config::{ApiConfig, HttpConfig, PublishConfig, StateConfig, StreamConfig};
+pub use openapi::openapi;
+pub use server::ApiServer;
+pub use timeline::{ProposeFailure, Submitted, Timeline, TimelineStatus};

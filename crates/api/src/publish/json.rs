@@ -1,0 +1,35 @@
+use axum::body::Body;
+use tidings_event::{EventError, NewEvent};
+use tidings_timeline::CommandGroup;
+
+use super::answer::Published;
+use super::{propose, read_body};
+use crate::app::App;
+use crate::error::ApiError;
+
+/// `application/json`: `{"Events":[…]}`, or one bare event.
+pub(crate) async fn publish(app: &App, body: Body) -> Result<Published, ApiError> {
+    let config = &app.config.publish;
+    let body = read_body(body, config.body_bytes, config.body_pause).await?;
+    publish_one(app, || NewEvent::parse_line(&body, &app.config.limits)).await
+}
+
+/// Publishes the events of one transaction.
+pub(crate) async fn publish_one<'a>(
+    app: &App,
+    parse: impl FnOnce() -> Result<Vec<NewEvent<'a>>, EventError>,
+) -> Result<Published, ApiError> {
+    let group = parse().and_then(|events| {
+        let mut group = CommandGroup::new();
+        group.publish(&events, &mut app.stamper(), &app.config.limits)?;
+        Ok(group)
+    });
+    let group = group.map_err(|error| {
+        app.metrics.publish_refused.one();
+        ApiError::from(error)
+    })?;
+    let outcome = propose(app, group).await?.pop();
+    let outcome =
+        outcome.ok_or_else(|| ApiError::internal("the timeline gave no outcome for a publish"))?;
+    Published::of(outcome, &app.metrics)
+}

@@ -1,0 +1,147 @@
+//! `POST /v1/events`: one transaction as JSON, a stream of them as lines, or CloudEvents.
+
+mod answer;
+mod cloudevents;
+mod json;
+mod ndjson;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt;
+use tidings_timeline::{CommandGroup, Outcome};
+use tokio::time::{Instant, timeout};
+
+use crate::app::App;
+use crate::error::ApiError;
+pub(crate) use answer::json_response;
+
+/// The media types that are understood, for the answer to others.
+const ACCEPTED: &str = "application/json, application/x-ndjson, application/cloudevents+json, application/cloudevents-batch+json";
+
+/// `POST /v1/events`.
+pub(crate) async fn publish(State(app): State<Arc<App>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let result = match media_type(&parts.headers).as_deref() {
+        Some("application/json") => json::publish(&app, body).await,
+        Some("application/cloudevents+json") => cloudevents::publish(&app, body).await,
+        Some("application/cloudevents-batch+json") => cloudevents::publish_batch(&app, body).await,
+        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
+            return ndjson::publish(app, &parts.headers, body).await;
+        }
+        other => Err(unsupported(other)),
+    };
+    result.map_or_else(IntoResponse::into_response, IntoResponse::into_response)
+}
+
+/// The media type without its parameters, in lower case. Without any, `curl --data` and its like
+/// would be guessed at: so it has to be named.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(
+        value
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase(),
+    )
+}
+
+fn unsupported(found: Option<&str>) -> ApiError {
+    let found = match found {
+        None | Some("") => String::from("the request names no Content-Type"),
+        Some(found) => format!(
+            "Content-Type {} is not understood",
+            found.chars().take(64).collect::<String>()
+        ),
+    };
+    ApiError::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "content_type_unsupported",
+        format!("{found}: use one of {ACCEPTED}"),
+    )
+}
+
+/// Reads a whole body of bounded size that keeps coming.
+///
+/// # Errors
+/// 413 beyond `limit`, 408 when nothing comes for `pause`, 400 when the sender breaks off.
+pub(crate) async fn read_body(
+    body: Body,
+    limit: usize,
+    pause: Duration,
+) -> Result<Bytes, ApiError> {
+    use http_body::Body as _;
+    let mut body = body;
+    if body.size_hint().lower() > limit as u64 {
+        return Err(ApiError::body_too_large(limit));
+    }
+    let mut first = Bytes::new();
+    let mut joined = BytesMut::new();
+    loop {
+        let frame = match timeout(pause, body.frame()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => {
+                return Err(ApiError::bad_request(
+                    "body_incomplete",
+                    "the request's body ended before it was complete: send it again",
+                ));
+            }
+            Err(_) => {
+                return Err(ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "body_timeout",
+                    format!(
+                        "nothing of the request's body came for {} s: send it without pauses",
+                        pause.as_secs()
+                    ),
+                ));
+            }
+        };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if first.len() + joined.len() + data.len() > limit {
+            return Err(ApiError::body_too_large(limit));
+        }
+        // Most bodies come in one piece, which then need not be copied.
+        if first.is_empty() && joined.is_empty() {
+            first = data;
+            continue;
+        }
+        if !first.is_empty() {
+            joined.extend_from_slice(&std::mem::take(&mut first));
+        }
+        joined.extend_from_slice(&data);
+    }
+    Ok(if joined.is_empty() {
+        first
+    } else {
+        joined.freeze()
+    })
+}
+
+/// Proposes a group and waits for its outcomes.
+pub(crate) async fn propose(app: &App, group: CommandGroup) -> Result<Vec<Outcome>, ApiError> {
+    let began = Instant::now();
+    let outcomes = match app.timeline.submit(group).await {
+        Ok(submitted) => submitted.await,
+        Err(failure) => Err(failure),
+    };
+    let outcomes = outcomes.map_err(|failure| {
+        let error = ApiError::from(failure);
+        if error.is_overload() {
+            app.metrics.publish_overloaded.one();
+        }
+        error
+    })?;
+    app.metrics.publish_latency.observe(began.elapsed());
+    Ok(outcomes)
+}

@@ -1,0 +1,255 @@
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get, post, put};
+use http::{HeaderValue, Method, StatusCode, header};
+use tracing::debug;
+
+use crate::app::App;
+use crate::auth::Action;
+use crate::error::{ApiError, TextError};
+use crate::{publish, state, status, stream};
+
+/// The one path that speaks as Nomad does, errors included.
+const NOMAD_STREAM: &str = "/v1/event/stream";
+
+/// One method of one path.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    /// What asking it does, for authorization. A route of the router that is not in the table is
+    /// denied to everyone.
+    pub(crate) action: Action,
+    handler: fn() -> MethodRouter<Arc<App>>,
+}
+
+/// Every route there is.
+pub(crate) fn table() -> Vec<Route> {
+    let route = |method, path, action, handler| Route {
+        method,
+        path,
+        action,
+        handler,
+    };
+    vec![
+        route(Method::GET, NOMAD_STREAM, Action::ReadEvents, || {
+            get(stream::event_stream)
+        }),
+        route(Method::GET, "/v1/events", Action::ReadEventsSocket, || {
+            get(stream::events_websocket)
+        }),
+        route(Method::POST, "/v1/events", Action::WriteEvents, || {
+            post(publish::publish)
+        }),
+        route(Method::GET, "/v1/state/{topic}", Action::ReadState, || {
+            get(state::list)
+        }),
+        route(
+            Method::GET,
+            "/v1/state/{topic}/{*key}",
+            Action::ReadState,
+            || get(state::get),
+        ),
+        route(
+            Method::PUT,
+            "/v1/state/{topic}/{*key}",
+            Action::WriteState,
+            || put(state::put),
+        ),
+        route(
+            Method::DELETE,
+            "/v1/state/{topic}/{*key}",
+            Action::WriteState,
+            || delete(state::delete),
+        ),
+        route(Method::GET, "/v1/status", Action::ReadStatus, || {
+            get(status::status)
+        }),
+        route(Method::GET, "/v1/health/live", Action::ReadHealth, || {
+            get(status::live)
+        }),
+        route(Method::GET, "/v1/health/ready", Action::ReadHealth, || {
+            get(status::ready)
+        }),
+        route(Method::GET, "/v1/metrics", Action::ReadStatus, || {
+            get(status::metrics)
+        }),
+        route(
+            Method::GET,
+            "/v1/openapi.json",
+            Action::ReadDescription,
+            || get(status::description),
+        ),
+    ]
+}
+
+/// The router: the table's routes behind the one layer that decides about all of them.
+pub(crate) fn router(app: &Arc<App>) -> Router {
+    assemble(app, Router::new())
+}
+
+fn assemble(app: &Arc<App>, mut router: Router<Arc<App>>) -> Router {
+    let table = table();
+    for route in &table {
+        router = router.route(route.path, (route.handler)());
+    }
+    let gate = Gate {
+        app: Arc::clone(app),
+        table: table.into(),
+    };
+    router
+        .fallback(|| async { not_found() })
+        .layer(from_fn_with_state(gate, admit))
+        .with_state(Arc::clone(app))
+}
+
+/// What stands before every handler.
+#[derive(Clone)]
+struct Gate {
+    app: Arc<App>,
+    table: Arc<[Route]>,
+}
+
+/// Lets a request through to its handler when its route is declared and its sender may.
+async fn admit(
+    State(gate): State<Gate>,
+    path: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let metrics = &gate.app.metrics;
+    metrics.requests.one();
+    let response = match gate.decide(path.as_ref().map(MatchedPath::as_str), request) {
+        Ok(request) => next.run(request).await,
+        Err(response) => *response,
+    };
+    match response.status().as_u16() {
+        400..=499 => metrics.answers_4xx.one(),
+        500..=599 => metrics.answers_5xx.one(),
+        _ => {}
+    }
+    response
+}
+
+impl Gate {
+    fn decide(&self, path: Option<&str>, request: Request) -> Result<Request, Box<Response>> {
+        let Some(path) = path else {
+            return Err(Box::new(not_found()));
+        };
+        let query_max = self.app.config.http.query_bytes_max;
+        if request
+            .uri()
+            .query()
+            .is_some_and(|query| query.len() > query_max)
+        {
+            let error = ApiError::new(
+                StatusCode::URI_TOO_LONG,
+                "query_too_long",
+                format!("the query has more than {query_max} bytes: ask for less at once"),
+            );
+            return Err(Box::new(error.into_response()));
+        }
+        let declared: Vec<&Route> = self
+            .table
+            .iter()
+            .filter(|route| route.path == path)
+            .collect();
+        // A HEAD is a GET without a body; a stream has nothing else, so there it makes no sense.
+        let method = match request.method() {
+            &Method::HEAD if path != NOMAD_STREAM => &Method::GET,
+            method => method,
+        };
+        let action = declared
+            .iter()
+            .find(|route| route.method == *method)
+            .map(|route| route.action);
+        if action.is_none() && !declared.is_empty() {
+            return Err(Box::new(method_not_allowed(path, &declared)));
+        }
+        let (parts, body) = request.into_parts();
+        match self.app.authorizer.authorize(action, &parts) {
+            Ok(identity) => {
+                let mut request = Request::from_parts(parts, body);
+                request.extensions_mut().insert(identity);
+                Ok(request)
+            }
+            Err(denied) => {
+                self.app.metrics.requests_denied.one();
+                debug!(?denied, path, "a request is denied");
+                Err(Box::new(permission_denied(path)))
+            }
+        }
+    }
+}
+
+fn permission_denied(path: &str) -> Response {
+    const TEXT: &str = "Permission denied";
+    if path == NOMAD_STREAM {
+        return TextError::new(StatusCode::FORBIDDEN, TEXT).into_response();
+    }
+    ApiError::new(StatusCode::FORBIDDEN, "permission_denied", TEXT).into_response()
+}
+
+fn not_found() -> Response {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "no_such_path",
+        "there is nothing at this path: GET /v1/openapi.json says what there is",
+    )
+    .into_response()
+}
+
+fn method_not_allowed(path: &str, declared: &[&Route]) -> Response {
+    let allowed: Vec<&str> = declared.iter().map(|route| route.method.as_str()).collect();
+    let allowed = allowed.join(", ");
+    let mut response = if path == NOMAD_STREAM {
+        TextError::new(StatusCode::METHOD_NOT_ALLOWED, "Invalid method").into_response()
+    } else {
+        ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            format!("this path does not know that method: use {allowed}"),
+        )
+        .into_response()
+    };
+    if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::config::ApiConfig;
+    use crate::memory_timeline::MemoryTimeline;
+    use crate::{HttpConfig, Token};
+
+    #[tokio::test]
+    async fn a_route_that_declares_no_action_is_denied() {
+        for token in [None, Token::new("secret")] {
+            let http = HttpConfig {
+                token,
+                ..HttpConfig::default()
+            };
+            let config = ApiConfig {
+                http,
+                ..ApiConfig::default()
+            };
+            let app = Arc::new(App::new(Arc::new(MemoryTimeline::new()), config));
+            let forgotten = Router::new().route("/v1/forgotten", get(|| async { "secret" }));
+            let request = http::Request::get("/v1/forgotten")
+                .header("x-nomad-token", "secret")
+                .body(Body::empty())
+                .unwrap();
+            let response = assemble(&app, forgotten).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::metrics::Exposition;
+use crate::openapi;
+use crate::publish::json_response;
+
+/// How long whoever asks for readiness is told to wait.
+const NOT_READY_RETRY: Duration = Duration::from_secs(1);
+
+/// `GET /v1/status`.
+pub(crate) async fn status(State(app): State<Arc<App>>) -> Response {
+    json_response(Bytes::from(format!("{}\n", describe(&app))))
+}
+
+fn describe(app: &App) -> Value {
+    let timeline = app.timeline.status();
+    let view = app.state();
+    let broker = app.timeline.broker().stats();
+    let metrics = &app.metrics;
+    json!({
+        "Version": app.config.version,
+        "Node": app.config.node_name,
+        "Region": app.config.region,
+        "UptimeSeconds": app.started.elapsed().as_secs(),
+        "Role": timeline.role,
+        "Term": timeline.term,
+        "Leader": timeline.leader,
+        "Ready": timeline.not_ready.is_none() && !app.closing.has_begun(),
+        "NotReady": timeline.not_ready,
+        "Timeline": {
+            "Oldest": timeline.oldest.get(),
+            "Newest": timeline.newest.get(),
+            "StateIndex": view.index.get(),
+            "Entries": view.entries_len(),
+            "DedupeIds": view.dedupe_ids,
+        },
+        "Log": {
+            "First": timeline.log_first,
+            "Last": timeline.log_last,
+            "Committed": timeline.log_committed,
+            "Applied": timeline.log_applied,
+            "Snapshot": timeline.snapshot,
+            "QueuedGroups": timeline.queued_groups,
+            "QueuedBytes": timeline.queued_bytes,
+        },
+        "Storage": {
+            "Segments": timeline.segments,
+            "HistoryBytes": timeline.history_bytes,
+            "DiskFreeBytes": timeline.disk_free_bytes,
+            "RingBytes": broker.ring_bytes,
+            "RingOldest": broker.ring_oldest.get(),
+            "HistoryReads": broker.history_reads,
+        },
+        "Http": {
+            "Connections": metrics.connections.get(),
+            "Streams": metrics.streams(),
+            "StreamsLines": metrics.streams_lines.get(),
+            "StreamsSse": metrics.streams_sse.get(),
+            "StreamsWebSocket": metrics.streams_websocket.get(),
+            "BlockingQueries": metrics.blocking_queries.get(),
+        },
+        "Settings": *view.settings,
+    })
+}
+
+/// `GET /v1/health/live`: the process answers.
+pub(crate) async fn live() -> Response {
+    json_response(Bytes::from_static(b"{\"Live\":true}\n"))
+}
+
+/// `GET /v1/health/ready`: it can take and serve events.
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
+    if app.closing.has_begun() {
+        return ApiError::stopping().into_response();
+    }
+    match app.timeline.status().not_ready {
+        None => json_response(Bytes::from_static(b"{\"Ready\":true}\n")),
+        Some(sentence) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", sentence)
+            .retry_after(NOT_READY_RETRY)
+            .into_response(),
+    }
+}
+
+/// `GET /v1/metrics`.
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let mut text = Exposition::default();
+    app.metrics.render(&mut text);
+    let timeline = app.timeline.status();
+    let view = app.state();
+    let broker = app.timeline.broker().stats();
+    for (name, help, value) in [
+        (
+            "tidings_timeline_oldest_index",
+            "The oldest frame.",
+            timeline.oldest.get(),
+        ),
+        (
+            "tidings_timeline_newest_index",
+            "The newest frame.",
+            timeline.newest.get(),
+        ),
+        (
+            "tidings_state_entries",
+            "Entries of the state.",
+            view.entries_len() as u64,
+        ),
+        (
+            "tidings_dedupe_ids",
+            "Ids that repeats are known by.",
+            view.dedupe_ids as u64,
+        ),
+        (
+            "tidings_raft_term",
+            "The term of the consensus.",
+            timeline.term,
+        ),
+        (
+            "tidings_raft_log_last",
+            "The last log entry.",
+            timeline.log_last,
+        ),
+        (
+            "tidings_raft_log_applied",
+            "The last applied log entry.",
+            timeline.log_applied,
+        ),
+        (
+            "tidings_queued_groups",
+            "Groups of changes that wait.",
+            timeline.queued_groups,
+        ),
+        (
+            "tidings_queued_bytes",
+            "Bytes of changes that wait.",
+            timeline.queued_bytes,
+        ),
+        (
+            "tidings_history_segments",
+            "Segments of the history.",
+            timeline.segments,
+        ),
+        (
+            "tidings_history_bytes",
+            "Bytes of the history.",
+            timeline.history_bytes,
+        ),
+        (
+            "tidings_broker_ring_bytes",
+            "Bytes of frames in memory.",
+            broker.ring_bytes,
+        ),
+        (
+            "tidings_broker_subscriptions",
+            "Subscriptions.",
+            broker.subscriptions,
+        ),
+        (
+            "tidings_ready",
+            "1 when events can be taken.",
+            u64::from(timeline.not_ready.is_none()),
+        ),
+        (
+            "tidings_uptime_seconds",
+            "Since the start.",
+            app.started.elapsed().as_secs(),
+        ),
+    ] {
+        text.gauge(name, help, value);
+    }
+    if let Some(free) = timeline.disk_free_bytes {
+        text.gauge(
+            "tidings_disk_free_bytes",
+            "Free bytes on the disk of the data.",
+            free,
+        );
+    }
+    text.counter(
+        "tidings_broker_history_reads_total",
+        "Reads from disk for streams that had fallen behind.",
+        broker.history_reads,
+    );
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], text.into_text()).into_response()
+}
+
+/// `GET /v1/openapi.json`.
+pub(crate) async fn description(State(app): State<Arc<App>>) -> Response {
+    let mut description = openapi::openapi();
+    description["info"]["version"] = Value::from(app.config.version.as_str());
+    json_response(Bytes::from(format!("{description}\n")))
+}

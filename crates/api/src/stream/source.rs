@@ -1,0 +1,199 @@
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tidings_event::Index;
+use tidings_timeline::{Slice, Subscription, SubscriptionEnd};
+use tracing::{error, info};
+
+use super::query::{Start, StreamRequest};
+use super::snapshot::Snapshot;
+use crate::app::App;
+use crate::error::ApiError;
+
+/// Slices of at least this many bytes are handed on as they are: joining them would copy more than
+/// a write of their own costs.
+const JOIN_BYTES_BELOW: usize = 16 << 10;
+
+/// Why a stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamEnd {
+    /// The timeline is shut down; the reader can come again.
+    Closed,
+    /// Retention overtook a reader that wanted to be told.
+    Gone,
+    /// The history could not be read: the reader must see that the stream did not end well.
+    Broken,
+}
+
+/// Lines to send.
+#[derive(Clone, Debug)]
+pub(crate) enum Piece {
+    Frames(Bytes),
+    /// The line that ends a snapshot.
+    Marker(Bytes),
+}
+
+/// What one subscriber is sent, whichever way: first a snapshot, if asked for, then frames.
+pub(crate) struct FrameSource {
+    app: Arc<App>,
+    strict: bool,
+    snapshot: Option<Snapshot>,
+    subscription: Subscription,
+    /// How far the stream is as long as a slice is held.
+    considered: Index,
+    /// A slice that came while smaller ones were joined; it is handed on next.
+    held: Option<Slice>,
+    ended: Option<StreamEnd>,
+}
+
+/// Begins to follow.
+///
+/// # Errors
+/// 410 when the reader is strict and the frame is no longer retained.
+pub(crate) fn open(app: &Arc<App>, request: StreamRequest) -> Result<FrameSource, ApiError> {
+    let view = app.state();
+    let broker = app.timeline.broker();
+    // The broker is where frames come from, so its end counts, not the state's, which may be ahead.
+    let newest = broker.newest();
+    let oldest = view.oldest;
+    let mut snapshot = None;
+    let from = match request.start {
+        Start::Beginning => oldest,
+        Start::Now => newest.next(),
+        Start::Backlog => {
+            let back = newest
+                .next()
+                .get()
+                .saturating_sub(app.config.stream.backlog_frames);
+            Index(back.max(oldest.get()))
+        }
+        Start::At(index) if index >= oldest => index,
+        Start::At(_) if request.or_snapshot => {
+            snapshot = Some(Snapshot::new(&view, request.filter.clone()));
+            view.index.next()
+        }
+        Start::At(index) if request.strict => return Err(ApiError::gone(index, oldest)),
+        Start::At(_) => oldest,
+        Start::Snapshot => {
+            snapshot = Some(Snapshot::new(&view, request.filter.clone()));
+            view.index.next()
+        }
+    };
+    Ok(FrameSource {
+        subscription: broker.subscribe(request.filter, from),
+        app: Arc::clone(app),
+        strict: request.strict,
+        snapshot,
+        considered: Index::ZERO,
+        held: None,
+        ended: None,
+    })
+}
+
+impl FrameSource {
+    /// Everything up to this frame was sent or does not match. While a snapshot is sent, nothing
+    /// is: who is cut off then begins again.
+    pub(crate) fn considered(&self) -> Index {
+        if self.snapshot.is_some() {
+            Index::ZERO
+        } else if self.held.is_some() {
+            self.considered
+        } else {
+            self.subscription.cursor()
+        }
+    }
+
+    /// The next lines: all that are there, as long as joining them is cheap.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, StreamEnd>> {
+        if let Some(snapshot) = &mut self.snapshot {
+            match snapshot.next(self.app.config.stream.chunk_bytes) {
+                Ok(Some(lines)) => return Poll::Ready(Ok(Piece::Frames(lines))),
+                Ok(None) => {
+                    let marker = snapshot.end_marker();
+                    self.snapshot = None;
+                    return Poll::Ready(Ok(Piece::Marker(marker)));
+                }
+                Err(source) => {
+                    error!(error = %source, "an entry of the state cannot be read");
+                    self.app.metrics.stream_damaged.one();
+                    return Poll::Ready(Err(StreamEnd::Broken));
+                }
+            }
+        }
+        let Slice { bytes: first, last } = ready!(self.poll_slice(cx))?;
+        self.considered = last;
+        if first.len() >= JOIN_BYTES_BELOW {
+            return Poll::Ready(Ok(Piece::Frames(first)));
+        }
+        // Small: more may be there already.
+        let mut joined: Option<BytesMut> = None;
+        loop {
+            let more = match self.poll_slice(cx) {
+                Poll::Ready(Ok(more)) => more,
+                Poll::Ready(Err(end)) => {
+                    self.ended = Some(end);
+                    break;
+                }
+                Poll::Pending => break,
+            };
+            if more.bytes.len() >= JOIN_BYTES_BELOW {
+                self.held = Some(more);
+                break;
+            }
+            self.considered = more.last;
+            let buffer = joined.get_or_insert_with(|| {
+                let mut buffer = BytesMut::with_capacity(JOIN_BYTES_BELOW);
+                buffer.extend_from_slice(&first);
+                buffer
+            });
+            buffer.extend_from_slice(&more.bytes);
+            if buffer.len() >= self.app.config.stream.chunk_bytes {
+                break;
+            }
+        }
+        let lines = joined.map_or(first, BytesMut::freeze);
+        Poll::Ready(Ok(Piece::Frames(lines)))
+    }
+
+    /// The next slice that has lines.
+    fn poll_slice(&mut self, cx: &mut Context<'_>) -> Poll<Result<Slice, StreamEnd>> {
+        if let Some(held) = self.held.take() {
+            return Poll::Ready(Ok(held));
+        }
+        if let Some(end) = self.ended {
+            return Poll::Ready(Err(end));
+        }
+        loop {
+            let end = match ready!(self.subscription.poll_next(cx)) {
+                Ok(slice) => {
+                    if slice.bytes.is_empty() {
+                        continue;
+                    }
+                    self.app.metrics.stream_bytes.add(slice.bytes.len() as u64);
+                    return Poll::Ready(Ok(slice));
+                }
+                Err(end) => end,
+            };
+            match end {
+                SubscriptionEnd::Closed => return Poll::Ready(Err(StreamEnd::Closed)),
+                SubscriptionEnd::Gap { wanted, oldest } => {
+                    self.app.metrics.stream_gaps.one();
+                    info!(%wanted, %oldest, strict = self.strict, "retention overtook a reader");
+                    if self.strict {
+                        return Poll::Ready(Err(StreamEnd::Gone));
+                    }
+                    self.subscription.seek(oldest);
+                }
+                SubscriptionEnd::History(source) => {
+                    self.app.metrics.stream_damaged.one();
+                    error!(
+                        error = &source as &dyn std::error::Error,
+                        "a stream is cut: the history cannot be read"
+                    );
+                    return Poll::Ready(Err(StreamEnd::Broken));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use thiserror::Error;
+use tidings_event::Index;
+use tidings_timeline::{Broker, CommandGroup, Outcome, StateView};
+use tokio::sync::watch;
+
+/// Commands on their way: done when they are durable and applied, with one outcome for each. It goes
+/// on whether it is polled or not.
+pub type Submitted = BoxFuture<'static, Result<Vec<Outcome>, ProposeFailure>>;
+
+/// What the HTTP surface needs of a timeline. A replica is one; so is anything that applies
+/// commands in one order and hands the frames to a broker.
+pub trait Timeline: Send + Sync + 'static {
+    /// Proposes commands. What is handed out has its place in the order: it comes after everything
+    /// that was handed out before. This may wait for room for a while.
+    fn submit(&self, group: CommandGroup) -> BoxFuture<'static, Result<Submitted, ProposeFailure>>;
+
+    /// The state as of now; later changes do not touch it.
+    fn state(&self) -> Arc<StateView>;
+
+    /// Where frames are followed.
+    fn broker(&self) -> Arc<Broker>;
+
+    /// Changes whenever something was applied.
+    fn applied(&self) -> watch::Receiver<Index>;
+
+    /// Whether somebody can take changes now. Asked often.
+    fn has_leader(&self) -> bool;
+
+    /// How things are.
+    fn status(&self) -> TimelineStatus;
+}
+
+/// Why commands were not taken.
+#[derive(Debug, Error)]
+pub enum ProposeFailure {
+    /// Too much waits already.
+    #[error("too many changes wait to be written: send again later")]
+    Overloaded {
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+    /// The disk has less room than is kept in reserve.
+    #[error(
+        "the disk is full ({free} bytes are free, {reserve} are kept in reserve): make room, or shorten retention"
+    )]
+    DiskFull {
+        /// What is free.
+        free: u64,
+        /// What is not given away.
+        reserve: u64,
+    },
+    /// The commands can never fit.
+    #[error("the request has {bytes} bytes of changes: at most {limit} are allowed, split it")]
+    TooLarge {
+        /// What they have.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// Nobody can take them now.
+    #[error("the timeline has no leader: send again later")]
+    NoLeader,
+    /// The timeline is shut down.
+    #[error("the timeline is stopping: send again later")]
+    Stopped,
+    /// It may have been recorded, or not.
+    #[error(
+        "the leader changed before the outcome was known: send again with the same Ids, so that a repeat is recognised"
+    )]
+    Unknown,
+}
+
+/// How a timeline is, for `/v1/status`, `/v1/health/ready` and `/v1/metrics`.
+#[derive(Clone, Debug, Default)]
+pub struct TimelineStatus {
+    /// `leader`, `follower` …
+    pub role: String,
+    /// The term of the consensus.
+    pub term: u64,
+    /// Who leads, when that is known.
+    pub leader: Option<String>,
+    /// The oldest frame that is retained.
+    pub oldest: Index,
+    /// The newest frame.
+    pub newest: Index,
+    /// The consensus log: first and last entry, and how far it is committed and applied.
+    pub log_first: u64,
+    /// See [`log_first`](TimelineStatus::log_first).
+    pub log_last: u64,
+    /// See [`log_first`](TimelineStatus::log_first).
+    pub log_committed: u64,
+    /// See [`log_first`](TimelineStatus::log_first).
+    pub log_applied: u64,
+    /// The log entry at which the newest snapshot was taken.
+    pub snapshot: u64,
+    /// Segments of the history.
+    pub segments: u64,
+    /// Bytes of the history.
+    pub history_bytes: u64,
+    /// Free bytes on the disk, when that is known.
+    pub disk_free_bytes: Option<u64>,
+    /// Groups of commands that wait to be written.
+    pub queued_groups: u64,
+    /// Bytes of those.
+    pub queued_bytes: u64,
+    /// Why it cannot serve, as one sentence.
+    pub not_ready: Option<String>,
+}

@@ -1,0 +1,14 @@
+//! The HTTP surface, in process, over real sockets, on a timeline in memory.
+
+// What helps the tests is test code as well, though clippy looks for the attribute only.
+#![allow(clippy::unwrap_used)]
+
+mod memory_timeline;
+mod publish;
+mod server;
+mod sse;
+mod state;
+mod status;
+mod stream;
+mod support;
+mod websocket;
