@@ -1,0 +1,229 @@
+//! What can go wrong between a program and an agent.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+use tidings_event::Index;
+
+/// Settings that cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The address is not one of an agent.
+    #[error("{address:?} is not an address like http://127.0.0.1:7480")]
+    Address {
+        /// What was given.
+        address: String,
+    },
+    /// The token cannot be sent. The token itself is not told.
+    #[error("the token is empty or holds characters other than visible ASCII")]
+    Token,
+    /// No address was given at all.
+    #[error("no address of an agent is given")]
+    NoAddress,
+    /// The HTTP client could not be made.
+    #[error("the HTTP client could not be set up")]
+    Setup(#[source] reqwest::Error),
+}
+
+/// Codes of refusals that speak of the moment and not of what was asked: there is too much at once,
+/// no leader, no room, or the agent is stopping or broken. A transaction, whose events bear ids, may
+/// be sent again after any of them.
+const TRANSIENT_CODES: [&str; 5] = [
+    "overloaded",
+    "no_leader",
+    "stopping",
+    "disk_full",
+    "timeline_failed",
+];
+
+/// Whether a refusal with this code may be a success a little later.
+pub(crate) fn is_transient_code(code: &str) -> bool {
+    TRANSIENT_CODES.contains(&code)
+}
+
+/// Why a connection failed: the innermost reason, without the layers of the HTTP library around it.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{text}")]
+pub struct TransportCause {
+    text: String,
+    kind: Option<io::ErrorKind>,
+}
+
+impl TransportCause {
+    /// What the operating system called it, when it was its error.
+    pub fn kind(&self) -> Option<io::ErrorKind> {
+        self.kind
+    }
+
+    fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut innermost = error;
+        let mut kind = None;
+        while let Some(source) = innermost.source() {
+            innermost = source;
+            if let Some(error) = innermost.downcast_ref::<io::Error>() {
+                kind = Some(error.kind());
+            }
+        }
+        Self {
+            text: innermost.to_string(),
+            kind,
+        }
+    }
+}
+
+/// A request that failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// No connection: nothing was sent.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// The agent's address.
+        address: String,
+        /// Why.
+        #[source]
+        source: TransportCause,
+    },
+    /// The connection broke before the answer was complete. What was asked may have happened.
+    #[error("the connection to {address} broke before the answer was complete")]
+    Broken {
+        /// The agent's address.
+        address: String,
+        /// Why.
+        #[source]
+        source: TransportCause,
+    },
+    /// No complete answer in time. What was asked may have happened.
+    #[error("no complete answer from {address} within {limit:?}")]
+    TimedOut {
+        /// The agent's address.
+        address: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The agent answered with an error.
+    #[error("the agent refused it: {message} ({code}, HTTP {status})")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The agent's stable code, or `http_<status>` when the answer bore none.
+        code: String,
+        /// The agent's sentence.
+        message: String,
+        /// How long the agent asks to wait before a retry.
+        retry_after: Option<Duration>,
+    },
+    /// The answer is not what this client understands.
+    #[error("the answer of {address} is not understood")]
+    Answer {
+        /// The agent's address.
+        address: String,
+        /// Where it stops being understood.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The answer is larger than this client takes.
+    #[error("the answer is larger than {limit} bytes")]
+    AnswerTooLarge {
+        /// Limit in bytes.
+        limit: usize,
+    },
+    /// One line of a stream is longer than this client takes.
+    #[error("a line of the stream is longer than {limit} bytes")]
+    LineTooLong {
+        /// Limit in bytes.
+        limit: usize,
+    },
+    /// A stream carried a line that is no frame: something between here and the agent wrote into
+    /// it, or cut it.
+    #[error("a line of the stream is not a frame: {gist:?}")]
+    NotAFrame {
+        /// The start of the line.
+        gist: String,
+    },
+    /// The agent ended the stream.
+    #[error("the agent ended the stream")]
+    Ended,
+    /// A stream said nothing, not even a heartbeat.
+    #[error("nothing came on the stream for {limit:?}, not even a heartbeat")]
+    Silent {
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The index asked for is no longer kept, and the request was strict.
+    #[error("index {wanted} is no longer kept by the agent")]
+    Gone {
+        /// The index asked for.
+        wanted: Index,
+    },
+    /// Tried until the time for it was over.
+    #[error("given up after {tries} tries in {spent:.1?}")]
+    GaveUp {
+        /// How often it was tried.
+        tries: u32,
+        /// Time spent.
+        spent: Duration,
+        /// How the last try failed.
+        #[source]
+        last: Box<ClientError>,
+    },
+}
+
+impl ClientError {
+    /// Whether the same request may succeed a little later: the agent is away, starting, or busy.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::TimedOut { .. }
+            | Self::Ended
+            | Self::Silent { .. }
+            | Self::NotAFrame { .. } => true,
+            Self::Refused { status, code, .. } => {
+                matches!(status, 408 | 425 | 429 | 502 | 503 | 504) || is_transient_code(code)
+            }
+            _ => false,
+        }
+    }
+
+    /// How long the agent asked to wait before the next try.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The stable code of the agent's refusal, also of the last try that was given up.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } => Some(code),
+            Self::GaveUp { last, .. } => last.code(),
+            _ => None,
+        }
+    }
+
+    /// The error of the last try, when it is one that was given up; else itself.
+    pub fn last_try(&self) -> &ClientError {
+        match self {
+            Self::GaveUp { last, .. } => last.last_try(),
+            error => error,
+        }
+    }
+
+    /// Sorts an error of the HTTP library by what it means to the caller.
+    pub(crate) fn from_transport(address: &str, limit: Duration, error: reqwest::Error) -> Self {
+        let address = address.to_owned();
+        let source = TransportCause::of(&error);
+        if error.is_connect() {
+            Self::Connect { address, source }
+        } else if error.is_timeout() {
+            Self::TimedOut { address, limit }
+        } else {
+            Self::Broken { address, source }
+        }
+    }
+}

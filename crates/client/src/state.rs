@@ -1,0 +1,145 @@
+//! Entries of the state, one at a time.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tidings_event::{Index, Timestamp};
+
+use crate::client::Client;
+use crate::error::ClientError;
+
+/// What is known under a topic, namespace and key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Entry {
+    /// What it is about.
+    pub topic: String,
+    /// Whose.
+    pub namespace: String,
+    /// Which one.
+    pub key: String,
+    /// When it came to be.
+    pub create_index: Index,
+    /// When it changed last; what `cas` is compared with.
+    pub modify_index: Index,
+    /// The time of that change.
+    pub time: Timestamp,
+    /// What it is: a JSON object, as it was put.
+    pub payload: Box<RawValue>,
+}
+
+/// How an entry is put.
+#[derive(Clone, Debug, Default)]
+pub struct PutOptions {
+    /// `None` takes the client's namespace.
+    pub namespace: Option<String>,
+    /// Only when the entry's `modify_index` is this; [`Index::ZERO`] only when there is no entry.
+    pub compare_and_set: Option<Index>,
+    /// The type of the event that tells of the change; `EntryPut` unless given.
+    pub event_type: Option<String>,
+}
+
+/// The answer to a change.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Changed {
+    index: Index,
+}
+
+impl Client {
+    /// The entry, or `None` when there is none.
+    ///
+    /// # Errors
+    /// When the agent does not answer, or refuses.
+    pub async fn state_get(
+        &self,
+        topic: &str,
+        key: &str,
+        namespace: Option<&str>,
+    ) -> Result<Option<Entry>, ClientError> {
+        let query = self.namespace_query(namespace);
+        let url = self.url(&["v1", "state", topic, key], &query);
+        absent_is_none(self.exchange_json(self.request(Method::GET, url)).await)
+    }
+
+    /// Puts an entry; its payload is a JSON object. Gives the index of the change.
+    ///
+    /// Not tried again by itself: with `compare_and_set` a repeat would be refused although the
+    /// first try had succeeded.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the code `cas_mismatch` when the comparison failed.
+    pub async fn state_put(
+        &self,
+        topic: &str,
+        key: &str,
+        payload: &RawValue,
+        options: &PutOptions,
+    ) -> Result<Index, ClientError> {
+        let mut query = self.namespace_query(options.namespace.as_deref());
+        let expected = options.compare_and_set.map(|index| index.to_string());
+        query.extend(expected.iter().map(|index| ("cas", index.as_str())));
+        query.extend(
+            options
+                .event_type
+                .iter()
+                .map(|name| ("type", name.as_str())),
+        );
+        let request = self
+            .request(Method::PUT, self.url(&["v1", "state", topic, key], &query))
+            .header(CONTENT_TYPE, "application/json")
+            .body(payload.get().to_owned());
+        let changed: Changed = self.exchange_json(request).await?;
+        Ok(changed.index)
+    }
+
+    /// Deletes an entry. Gives the index of the change, or `None` when there was no entry.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the code `cas_mismatch` when `compare_and_set` is given and is
+    /// not the entry's `modify_index`.
+    pub async fn state_delete(
+        &self,
+        topic: &str,
+        key: &str,
+        options: &PutOptions,
+    ) -> Result<Option<Index>, ClientError> {
+        let mut query = self.namespace_query(options.namespace.as_deref());
+        let expected = options.compare_and_set.map(|index| index.to_string());
+        query.extend(expected.iter().map(|index| ("cas", index.as_str())));
+        query.extend(
+            options
+                .event_type
+                .iter()
+                .map(|name| ("type", name.as_str())),
+        );
+        let url = self.url(&["v1", "state", topic, key], &query);
+        let answer = self.exchange(self.request(Method::DELETE, url), Duration::ZERO);
+        let answer = absent_is_none(answer.await)?;
+        answer
+            .map(|(_, body)| self.decode::<Changed>(&body).map(|changed| changed.index))
+            .transpose()
+    }
+
+    pub(crate) fn namespace_query<'a>(
+        &'a self,
+        namespace: Option<&'a str>,
+    ) -> Vec<(&'static str, &'a str)> {
+        let namespace = namespace.or(self.config().namespace.as_deref());
+        namespace
+            .map(|name| ("namespace", name))
+            .into_iter()
+            .collect()
+    }
+}
+
+fn absent_is_none<T>(answer: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
