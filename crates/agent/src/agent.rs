@@ -1,0 +1,319 @@
+use std::future::Future;
+use std::net::TcpListener;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use tidings_raft::{Replica, stored_node_id};
+use tidings_timeline::CommandGroup;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::contradictions::contradictions;
+use crate::data_dir::DataHome;
+use crate::error::{RunError, StartError};
+use crate::http_server::{HttpServer, ReservedPort};
+use crate::listening::{LISTENING_FILE, Listening, ListeningFile};
+use crate::logging::Logging;
+use crate::open_files::raise_open_files;
+use crate::reload;
+use crate::service_manager::ServiceManager;
+use crate::token::{TokenError, TokenText, read_token};
+use crate::wiring;
+
+/// The number of a server that is alone.
+const FIRST_NODE_ID: u64 = 1;
+
+/// How long the timeline may take to come down: a snapshot may be under way.
+const TIMELINE_STOP_MAX: Duration = Duration::from_secs(30);
+
+/// Descriptors beside those of connections: files of the history and the log, and what the process
+/// itself has open.
+const OTHER_OPEN_FILES: u64 = 512;
+
+/// A running agent: the timeline is open and the HTTP port is bound.
+///
+/// Dropping it without [`run`](Agent::run) leaves the data as a crash would, which the next start
+/// recovers from.
+pub struct Agent {
+    config: Config,
+    token: Option<TokenText>,
+    replica: Replica,
+    listener: TcpListener,
+    gave_way: Option<std::net::SocketAddr>,
+    listening: Listening,
+    listening_file: ListeningFile,
+    logging: Option<Logging>,
+    // Last: a temporary directory goes after everything that is in it.
+    data: DataHome,
+}
+
+impl Agent {
+    /// Opens the timeline and takes the port. On the way the limit of open files is raised.
+    ///
+    /// # Errors
+    ///
+    /// One variant for each thing that can fail; nothing is left behind but the data directory.
+    pub async fn start(config: Config) -> Result<Agent, StartError> {
+        if let Some(contradiction) = contradictions(&config).into_iter().next() {
+            return Err(StartError::Config {
+                sentence: contradiction.sentence,
+            });
+        }
+        let token = load_token(&config).map_err(|source| StartError::Token { source })?;
+        let data = DataHome::make(&config.node.data_dir).map_err(|source| StartError::DataDir {
+            path: config.node.data_dir.to_string(),
+            source,
+        })?;
+        check_open_files(&config);
+
+        // The port first: a wrong address is told at once, not after a long recovery.
+        let address = config.http.address;
+        let unbound = |source| StartError::Listen { address, source };
+        let port =
+            ReservedPort::take(address, config.http.free_port_when_taken).map_err(unbound)?;
+        let gave_way = port.gave_way;
+
+        let path = data.path().to_owned();
+        let timeline = |source| StartError::Timeline {
+            path: path.clone(),
+            source,
+        };
+        let node_id = stored_node_id(&path)
+            .map_err(timeline)?
+            .unwrap_or(FIRST_NODE_ID);
+        let replica = Replica::open(wiring::replica(&config, &path, node_id))
+            .await
+            .map_err(timeline)?;
+
+        let listener = port.listen().map_err(unbound)?;
+        let listening = Listening {
+            http: listener.local_addr().map_err(unbound)?,
+            pid: std::process::id(),
+            node: config.node.name.clone(),
+        };
+        let listening_file = ListeningFile::write(&path, &listening).map_err(|source| {
+            StartError::ListeningFile {
+                path: path.join(LISTENING_FILE),
+                source,
+            }
+        })?;
+        info!(
+            http = %listening.http,
+            node = listening.node,
+            data_dir = %path.display(),
+            guarded = token.is_some(),
+            "the agent is up"
+        );
+        Ok(Agent {
+            config,
+            token,
+            replica,
+            listener,
+            gave_way,
+            listening,
+            listening_file,
+            logging: None,
+            data,
+        })
+    }
+
+    /// Lets a reload change the level of this log.
+    pub fn with_logging(mut self, logging: Logging) -> Agent {
+        self.logging = Some(logging);
+        self
+    }
+
+    /// What was bound; also in `listening.json`.
+    pub fn listening(&self) -> &Listening {
+        &self.listening
+    }
+
+    /// The address that was asked for, when it was taken and had to give way to a free port.
+    pub fn gave_way(&self) -> Option<std::net::SocketAddr> {
+        self.gave_way
+    }
+
+    /// Where the data is.
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
+    /// Whether the data directory goes at a clean exit.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self.data, DataHome::Temporary(_))
+    }
+
+    /// Serves until `shutdown` is done or something breaks, taking over each configuration that
+    /// `reload` yields. Then requests under way are finished within `http.shutdown_grace`, the
+    /// timeline comes down, `listening.json` goes, and a temporary data directory goes.
+    ///
+    /// # Errors
+    ///
+    /// What broke. Everything was brought down as far as possible; a temporary data directory
+    /// stays, for somebody to look at.
+    pub async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+        reload: impl Stream<Item = Config>,
+    ) -> Result<(), RunError> {
+        let manager = ServiceManager::from_environment();
+        let mut server = HttpServer::start(
+            &self.replica,
+            wiring::api(&self.config, self.token.as_ref()),
+            &self.listener,
+        )
+        .map_err(|error| RunError::Http {
+            reason: format!("cannot start the HTTP server: {error}"),
+        })?;
+        manager.ready(&format!("listening on {}", self.listening.http));
+
+        let replica = self.replica.clone();
+        let mut broken = pin!(replica.fatal());
+        let mut shutdown = pin!(shutdown);
+        // A stream that has ended is never ready again.
+        let mut reload = pin!(reload.chain(futures_util::stream::pending()));
+        let fault = loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break None,
+                reason = &mut broken => break Some(Fault::Timeline(reason.to_string())),
+                reason = server.ended() => break Some(Fault::Http(reason)),
+                Some(wanted) = reload.next() => server = self.reload(wanted, server).await,
+            }
+        };
+
+        manager.stopping();
+        if !server.stop().await {
+            warn!("requests did not end within http.shutdown_grace and were cut");
+        }
+        if tokio::time::timeout(TIMELINE_STOP_MAX, self.replica.shutdown())
+            .await
+            .is_err()
+        {
+            // Nothing acknowledged depends on it: the log is on disk.
+            warn!("the timeline did not come down in time");
+        }
+        drop(self.listening_file);
+        match fault {
+            None => {
+                info!("stopped");
+                Ok(())
+            }
+            Some(Fault::Timeline(reason)) => Err(RunError::Timeline {
+                reason,
+                data_dir: self.data.keep(),
+            }),
+            Some(Fault::Http(reason)) => {
+                self.data.keep();
+                Err(RunError::Http { reason })
+            }
+        }
+    }
+
+    /// Takes over what can be of `wanted`, wholly or not at all.
+    async fn reload(&mut self, wanted: Config, server: HttpServer) -> HttpServer {
+        let reloaded = match reload::mix(&self.config, &wanted) {
+            Ok(reloaded) => reloaded,
+            Err(sentence) => {
+                error!(sentence, "the configuration was not reloaded");
+                return server;
+            }
+        };
+        // Read anew even when no key changed: the file's content may have.
+        let token = match load_token(&reloaded.config) {
+            Ok(token) => token,
+            Err(error) => {
+                let reason = crate::error_chain(&error);
+                error!(reason, "the configuration was not reloaded");
+                return server;
+            }
+        };
+        if let Some(logging) = &self.logging {
+            logging.set_level(reloaded.config.log.level);
+        }
+        self.propose_settings(&reloaded.config).await;
+
+        let surface = |config: &Config| {
+            (
+                config.http.clone(),
+                config.stream.clone(),
+                config.limits.clone(),
+            )
+        };
+        let changed = token != self.token || surface(&self.config) != surface(&reloaded.config);
+        self.config = reloaded.config;
+        self.token = token;
+        let server = if changed {
+            self.replace(server)
+        } else {
+            server
+        };
+        info!(taken = ?reloaded.taken, http_server_replaced = changed, "the configuration was reloaded");
+        if !reloaded.postponed.is_empty() {
+            warn!(keys = ?reloaded.postponed, "these keys changed and need a restart");
+        }
+        server
+    }
+
+    /// Puts a new HTTP server in the place of `old`, which ends in the background.
+    fn replace(&self, old: HttpServer) -> HttpServer {
+        let api = wiring::api(&self.config, self.token.as_ref());
+        match HttpServer::start(&self.replica, api, &self.listener) {
+            Ok(new) => {
+                tokio::spawn(old.stop());
+                new
+            }
+            Err(error) => {
+                error!(%error, "cannot start a new HTTP server; the old one goes on");
+                old
+            }
+        }
+    }
+
+    /// Makes changed settings part of the timeline.
+    async fn propose_settings(&self, config: &Config) {
+        let settings = wiring::settings(config);
+        if settings == wiring::settings(&self.config) {
+            return;
+        }
+        let mut group = CommandGroup::new();
+        group.change_settings(&settings);
+        if let Err(error) = self.replica.propose(group).await {
+            let reason = crate::error_chain(&error);
+            error!(
+                reason,
+                "the new settings of the timeline were not taken; reload again"
+            );
+        }
+    }
+}
+
+enum Fault {
+    Timeline(String),
+    Http(String),
+}
+
+fn load_token(config: &Config) -> Result<Option<TokenText>, TokenError> {
+    let Some(path) = &config.http.token_file else {
+        return Ok(None);
+    };
+    let file = read_token(path)?;
+    if let Some(warning) = file.warning {
+        warn!("{warning}");
+    }
+    Ok(Some(file.token))
+}
+
+fn check_open_files(config: &Config) {
+    let Some(limit) = raise_open_files() else {
+        return;
+    };
+    let wanted = config.http.connections_max as u64 + OTHER_OPEN_FILES;
+    if limit < wanted {
+        warn!(
+            limit,
+            wanted, "the limit of open files is lower than http.connections_max needs"
+        );
+    }
+}

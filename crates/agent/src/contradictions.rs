@@ -1,0 +1,89 @@
+//! What cannot be, though every value is within its own range.
+
+use crate::config::{Config, HttpConfig};
+use crate::keys::key;
+
+/// Values that contradict each other.
+pub(crate) struct Contradiction {
+    /// The keys at fault, the first to blame first.
+    pub(crate) keys: Vec<&'static str>,
+    /// What is wrong and what would be right.
+    pub(crate) sentence: String,
+}
+
+/// The first key may not be larger than the second; the reason ends the sentence.
+const AT_MOST: &[(&str, &str, &str)] = &[
+    (
+        "limits.event_bytes",
+        "limits.transaction_bytes",
+        "a transaction must be able to hold one event",
+    ),
+    (
+        "limits.transaction_bytes",
+        "limits.line_bytes",
+        "a transaction comes in as one line",
+    ),
+    (
+        "limits.transaction_bytes",
+        "timeline.queue_bytes_max",
+        "the queue must be able to hold one transaction",
+    ),
+    (
+        "timeline.batch_bytes_max",
+        "timeline.queue_bytes_max",
+        "the queue must be able to hold one batch",
+    ),
+    (
+        "limits.transaction_bytes",
+        "broker.ring_bytes",
+        "the ring must be able to hold one frame",
+    ),
+    (
+        "store.segment_bytes",
+        "retention.bytes",
+        "only whole segments are removed",
+    ),
+];
+
+/// Everything that contradicts itself in `config`.
+pub(crate) fn contradictions(config: &Config) -> Vec<Contradiction> {
+    let mut found: Vec<Contradiction> = AT_MOST
+        .iter()
+        .filter_map(|(small, large, reason)| {
+            let (small, large) = (key(small)?, key(large)?);
+            // `None` is "off", which bounds nothing.
+            if small.field.bytes(config)? <= large.field.bytes(config)? {
+                return None;
+            }
+            Some(Contradiction {
+                keys: vec![large.name, small.name],
+                sentence: format!(
+                    "{} is {} and {} is {}; {} must be at least as large, because {reason}",
+                    small.name,
+                    small.show(config),
+                    large.name,
+                    large.show(config),
+                    large.name,
+                ),
+            })
+        })
+        .collect();
+    // Safe by default: nobody opens the timeline to the world by a slip.
+    if is_exposed(&config.http) && config.http.token_file.is_none() && !config.http.insecure {
+        found.push(Contradiction {
+            keys: vec!["http.address", "http.token_file"],
+            sentence: format!(
+                "http.address {} can be reached from other machines, and no token guards it; set \
+                 http.token_file to a file with a token, or http.insecure = true to allow everybody, \
+                 or listen on 127.0.0.1",
+                config.http.address
+            ),
+        });
+    }
+    found
+}
+
+/// Whether other machines can reach the address.
+pub(crate) fn is_exposed(http: &HttpConfig) -> bool {
+    !http.address.ip().to_canonical().is_loopback()
+}

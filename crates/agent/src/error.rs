@@ -1,0 +1,84 @@
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tidings_raft::OpenError;
+
+use crate::token::TokenError;
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration contradicts itself.
+    #[error("{sentence}")]
+    Config {
+        /// What is wrong and what would be right.
+        sentence: String,
+    },
+    /// There is no token where one was configured.
+    #[error("cannot use the token of http.token_file")]
+    Token {
+        /// Why.
+        #[source]
+        source: TokenError,
+    },
+    /// The data directory cannot be made.
+    #[error(
+        "cannot make the data directory {path}; name one that this user may write with --data-dir, or try --dev"
+    )]
+    DataDir {
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The HTTP address cannot be listened on.
+    #[error(
+        "cannot listen on {address}; choose another one with --http, or stop the program that has it"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The timeline cannot be opened.
+    #[error("cannot open the timeline in {}", path.display())]
+    Timeline {
+        /// The data directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OpenError,
+    },
+    /// `listening.json` cannot be written.
+    #[error("cannot write {}", path.display())]
+    ListeningFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why an agent ended though nobody asked for it.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The timeline cannot go on: what it acknowledged is on disk, and it acknowledges nothing more.
+    #[error("the timeline cannot go on: {reason}; the data is in {}", data_dir.display())]
+    Timeline {
+        /// What broke.
+        reason: String,
+        /// Where to look; kept even when it is a temporary directory.
+        data_dir: PathBuf,
+    },
+    /// The HTTP server is gone.
+    #[error("{reason}")]
+    Http {
+        /// What happened.
+        reason: String,
+    },
+}
