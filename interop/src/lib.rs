@@ -1,0 +1,24 @@
+//! Tests of the running agent, from outside: the real `tidings` binary, real
+//! sockets, unmodified clients that were written for Nomad.
+//!
+//! The harness starts an agent on a temporary data directory and a free port
+//! ([`Agent`]), speaks HTTP with it byte by byte ([`Response`], [`Stream`],
+//! [`Pipeline`]) and runs the foreign programs ([`GoClient`], [`PythonClient`]).
+//! All of that shares no code with the agent: what it checks is the wire.
+//! [`readers`] stands apart: what fuzzers call, in process.
+//!
+//! `cargo xtask interop` builds and installs what these tests need and names it
+//! in the environment; a test whose program is missing fails and says so.
+
+mod agent;
+mod http;
+mod pipeline;
+mod programs;
+pub mod readers;
+mod recorded;
+
+pub use agent::{Agent, AgentOptions, tidings};
+pub use http::{Response, Stream, connect, request};
+pub use pipeline::Pipeline;
+pub use programs::{GoClient, Outcome, PythonClient};
+pub use recorded::{RECORDINGS, RecordedFrame, publish_recording, recorded_frames};
