@@ -1,0 +1,207 @@
+//! One run: all rounds of all workloads on all systems.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::arguments::Arguments;
+use crate::machine::{Description, Limits};
+use crate::payload::PAYLOAD_BYTES;
+use crate::peers::{Peer, Running};
+use crate::process::{DataRoot, end_on_signals};
+use crate::programs::{Programs, Search};
+use crate::report::count;
+use crate::results::{Failure, Results};
+use crate::workloads::{Measure, Scale, Workload, line_bytes};
+
+/// Sockets of the generator, and as many of the server, with room to spare.
+const OPEN_FILES_MIN: u64 = 8_192;
+/// Wanted where it is allowed; the servers inherit it.
+const OPEN_FILES_WANTED: u64 = 20_000;
+/// The length of the bare broadcaster's lines when the agent did not run.
+const LINE_BYTES_DEFAULT: usize = 520;
+
+/// Measures what the arguments ask for, telling its progress on stderr.
+///
+/// # Errors
+///
+/// It cannot begin: a program is missing, or the machine allows too little.
+/// What fails later is in the results.
+pub fn run(arguments: &Arguments) -> Result<Results> {
+    let peers = arguments.chosen_peers();
+    let workloads = arguments.chosen_workloads();
+    let rounds = arguments.chosen_rounds();
+    let scale = if arguments.quick {
+        Scale::quick()
+    } else {
+        Scale::full()
+    };
+    let places = Places::of(arguments)?;
+    allow_many_files()?;
+    let programs = Programs::find(
+        &peers,
+        &Search {
+            tools: &places.target.join("bench-tools"),
+            tidings: &places.tidings,
+            install: !arguments.no_install,
+        },
+    )?;
+    let data = DataRoot::create(&places.data)?;
+    end_on_signals()?;
+
+    let line_bytes = if peers.contains(&Peer::Tidings) {
+        let running = Running::start(
+            Peer::Tidings,
+            &programs,
+            &data.path().join("probe"),
+            LINE_BYTES_DEFAULT,
+        )?;
+        line_bytes(&running).context("ask tidings for one event")?
+    } else {
+        LINE_BYTES_DEFAULT
+    };
+    let mut results = Results {
+        machine: Description::read(),
+        limits: Vec::new(),
+        versions: programs.versions().clone(),
+        rounds,
+        quick: arguments.quick,
+        scale: scale.clone(),
+        payload_bytes: PAYLOAD_BYTES,
+        line_bytes,
+        cells: Vec::new(),
+        failures: Vec::new(),
+    };
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}: the machine's limits");
+        let limits = Limits::measure(data.path(), scale.machine).context("measure the machine")?;
+        results.limits.push(limits);
+        for workload in &workloads {
+            for peer in in_turn(&peers, round) {
+                if !workload.applies_to(peer) {
+                    continue;
+                }
+                eprintln!("round {round} of {rounds}: {} on {peer}", workload.name());
+                let folder = data
+                    .path()
+                    .join(format!("{}-{peer}-{round}", workload.name()));
+                let start = || Running::start(peer, &programs, &folder, line_bytes);
+                if let Err(error) = measure(*workload, peer, start, &scale, &mut results) {
+                    let reason = format!("{error:#}");
+                    eprintln!("    failed: {reason}");
+                    results.failures.push(Failure {
+                        workload: *workload,
+                        peer,
+                        round,
+                        reason,
+                    });
+                }
+            }
+        }
+    }
+    Ok(results)
+}
+
+fn measure(
+    workload: Workload,
+    peer: Peer,
+    start: impl FnOnce() -> Result<Running>,
+    scale: &Scale,
+    results: &mut Results,
+) -> Result<()> {
+    let mut running = start()?;
+    workload
+        .run(&running, scale, &mut |case, measure| {
+            eprintln!("    {case}: {}", in_short(&measure));
+            results.add(workload, case, peer, measure);
+        })
+        .map_err(|error| anyhow::anyhow!("{error:#}{}", running.obituary()))
+}
+
+/// The systems, beginning with another one in every round.
+fn in_turn(peers: &[Peer], round: usize) -> Vec<Peer> {
+    let mut peers = peers.to_vec();
+    if !peers.is_empty() {
+        let first = (round - 1) % peers.len();
+        peers.rotate_left(first);
+    }
+    peers
+}
+
+fn in_short(measure: &Measure) -> String {
+    let parts = [
+        measure.rate.map(|rate| format!("{}/s", count(rate))),
+        measure.cpu_us.map(|cpu| format!("{cpu:.2} µs CPU")),
+        measure.p50_us.map(|p50| format!("p50 {} µs", count(p50))),
+        measure.p99_us.map(|p99| format!("p99 {} µs", count(p99))),
+        measure.kib.map(|kib| format!("{kib:.1} KiB")),
+        measure
+            .generator_busy
+            .map(|busy| format!("generator {:.0} %", busy * 100.0)),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Where programs and data are.
+struct Places {
+    target: PathBuf,
+    tidings: PathBuf,
+    data: PathBuf,
+}
+
+impl Places {
+    /// This program is `<target>/<profile>/tidings-bench`.
+    fn of(arguments: &Arguments) -> Result<Self> {
+        let program = std::env::current_exe().context("find this program")?;
+        let profile = program.parent().context("find this program's folder")?;
+        let target = profile.parent().unwrap_or(profile).to_owned();
+        let absolute = |path: &Path| {
+            std::path::absolute(path).with_context(|| format!("find {}", path.display()))
+        };
+        Ok(Self {
+            tidings: match &arguments.tidings {
+                Some(path) => absolute(path)?,
+                None => profile.join("tidings"),
+            },
+            data: match &arguments.data_dir {
+                Some(path) => absolute(path)?,
+                None => target.join("bench-data"),
+            },
+            target,
+        })
+    }
+}
+
+/// Thousands of subscribers are thousands of sockets.
+fn allow_many_files() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let hard = limit.maximum.unwrap_or(OPEN_FILES_WANTED);
+    let current = hard.min(OPEN_FILES_WANTED);
+    if current < OPEN_FILES_MIN {
+        bail!(
+            "this program may open {hard} files and needs {OPEN_FILES_MIN}: raise the hard limit (`ulimit -Hn`)"
+        );
+    }
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(current.max(limit.current.unwrap_or(0))),
+            maximum: limit.maximum,
+        },
+    )
+    .context("raise the number of open files")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_begins_with_another_system() {
+        let peers = [Peer::Tidings, Peer::Nats, Peer::Etcd];
+        assert_eq!(in_turn(&peers, 1), peers);
+        assert_eq!(in_turn(&peers, 3), [Peer::Etcd, Peer::Tidings, Peer::Nats]);
+        assert!(in_turn(&[], 1).is_empty());
+    }
+}

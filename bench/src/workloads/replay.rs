@@ -1,0 +1,57 @@
+//! All stored events to one new subscriber.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::session::Session;
+use super::{Measure, Scale};
+use crate::payload::Expect;
+use crate::peers::{Layout, Running, Start};
+
+/// Unacknowledged events while the history is stored.
+const WINDOW: u64 = 2_000;
+/// Storing the events may take so long.
+const STORE_LIMIT: Duration = Duration::from_secs(180);
+/// Reading them may take so long.
+const REPLAY_LIMIT: Duration = Duration::from_secs(120);
+
+pub fn run(running: &Running, scale: &Scale, each: &mut dyn FnMut(String, Measure)) -> Result<()> {
+    let events = scale.replay_events;
+    store(running, events)?;
+    let mut session = Session::new(running)?;
+    let meter = session.meter()?;
+    session.add_subscribers(
+        1,
+        &Start::Beginning,
+        |_| None,
+        |_, _| Expect::Every { first: 0, step: 1 },
+    )?;
+    session.until("the replay", REPLAY_LIMIT, |session| {
+        session.delivered() >= events
+    })?;
+    let reading = meter.read(running)?;
+    if session.delivered() != events {
+        bail!("{events} events were stored, {} came", session.delivered());
+    }
+    each(events.to_string(), Measure::of(&reading, events));
+    Ok(())
+}
+
+fn store(running: &Running, events: u64) -> Result<()> {
+    let mut session = Session::new(running)?;
+    session.add_publishers(1, Layout::Replay)?;
+    let meter = session.meter()?;
+    while session.acked() < events {
+        let left = events - session.next_sequence();
+        session.fill(0, WINDOW, left)?;
+        session.turn()?;
+        if meter.elapsed() > STORE_LIMIT {
+            bail!(
+                "storing {events} events took longer than {} s",
+                STORE_LIMIT.as_secs()
+            );
+        }
+    }
+    Ok(())
+}
