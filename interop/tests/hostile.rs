@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tidings_interop::{Agent, AgentOptions, Pipeline, Response, Stream, connect};
@@ -56,6 +56,26 @@ fn resident_bytes(agent: &Agent) -> Result<u64> {
         .context("no VmRSS")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib * 1024)
+}
+
+/// Wait until a counter of the agent has reached `wanted`.
+fn await_metric(agent: &Agent, name: &str, wanted: u64) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let text = agent.request("GET", "/v1/metrics", &[], b"")?.text();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+            .with_context(|| format!("no {name} in the metrics"))?;
+        if value >= wanted {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{name} is {value} and not {wanted}"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -401,7 +421,11 @@ fn g8_a_reader_that_stops_reading_costs_only_itself() -> Result<()> {
     })?;
     assert_normal(&agent, 5)?;
     let stuck: Vec<Stream> = (0..20)
-        .map(|_| agent.stream("/v1/event/stream?from=now"))
+        .map(|_| {
+            let mut stream = agent.stream("/v1/event/stream?from=now")?;
+            stream.next_line()?;
+            Ok(stream)
+        })
         .collect::<Result<_>>()?;
     let before = resident_bytes(&agent)?;
 
@@ -421,15 +445,23 @@ fn g8_a_reader_that_stops_reading_costs_only_itself() -> Result<()> {
         written.map(drop)
     })?;
 
+    // Reading again before the limit has passed would make a slow reader of a stuck one.
+    await_metric(
+        &agent,
+        "tidings_http_connections_stalled_total",
+        stuck.len() as u64,
+    )?;
     let grown = resident_bytes(&agent)?.saturating_sub(before);
     ensure!(
         grown < 128 << 20,
         "48 MB for 20 stuck readers grew the agent by {grown} bytes"
     );
     for mut stream in stuck {
-        // What lies in the socket's buffers still comes; then the cut shows as an error.
+        // What lies in the socket's buffers still comes; then the cut shows as an error. An idle
+        // stream would end in a heartbeat.
         let cut = loop {
             match stream.next_line() {
+                Ok(Some(line)) if line == b"{}" => bail!("a reader that had stopped reading lives"),
                 Ok(Some(_)) => {}
                 Ok(None) => break false,
                 Err(_) => break true,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,6 +14,8 @@ use crate::workspace::Workspace;
 pub const CRASH_ROUNDS: u32 = 20;
 /// Rounds of the crash test within `cargo xtask test`.
 const CRASH_ROUNDS_SHORT: u32 = 20;
+/// How long a step of `cargo xtask test` may take, its build included: several times what it does.
+const TEST_STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Seconds for each target of `cargo xtask fuzz` when no number is given.
 const FUZZ_SECONDS: u32 = 60;
 
@@ -82,7 +85,7 @@ pub fn fix(workspace: &Workspace) -> ExitCode {
 
 /// Everything that CI runs.
 pub fn test(workspace: &Workspace) -> ExitCode {
-    let mut steps = Steps::default();
+    let mut steps = Steps::bounded(TEST_STEP_LIMIT);
     let tools = steps.attempt("tools of the tests", || InteropTools::install(workspace));
     steps.test(
         "crates",

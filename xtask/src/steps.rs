@@ -3,6 +3,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +13,8 @@ use anyhow::{Context, Result, bail};
 #[derive(Default)]
 pub struct Steps {
     done: Vec<Step>,
+    /// How long one command may take; `None` for as long as it likes.
+    limit: Option<Duration>,
 }
 
 struct Step {
@@ -35,6 +39,14 @@ struct Tally {
 }
 
 impl Steps {
+    /// Steps of which each command is ended, and fails, after `limit`: what hangs is named.
+    pub fn bounded(limit: Duration) -> Self {
+        Self {
+            done: Vec::new(),
+            limit: Some(limit),
+        }
+    }
+
     /// Run one command to its end; `true` when it succeeded.
     pub fn run(&mut self, name: &str, command: &mut Command) -> bool {
         self.stream(name, command, |_| Ok(()))
@@ -59,7 +71,7 @@ impl Steps {
         announce(name, &shown(command));
         let started = Instant::now();
         let mut tally = Tally::default();
-        let end = match stream(command, &mut tally).and_then(|()| enough(&tally)) {
+        let end = match stream(command, self.limit, &mut tally).and_then(|()| enough(&tally)) {
             Ok(()) => End::Passed(tally),
             Err(error) => End::Failed(tally, format!("{error:#}")),
         };
@@ -181,13 +193,14 @@ fn shown(command: &Command) -> String {
 }
 
 /// Run the command, copy its output to ours as it comes, count test results in it.
-fn stream(command: &mut Command, tally: &mut Tally) -> Result<()> {
+fn stream(command: &mut Command, limit: Option<Duration>, tally: &mut Tally) -> Result<()> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
     let output = child.stdout.take().context("the output is piped")?;
+    let watch = limit.map(|limit| (limit, Watch::start(child.id(), limit)));
     let mut lines = BufReader::new(output);
     let mut line = Vec::new();
     let mut ours = std::io::stdout().lock();
@@ -206,10 +219,74 @@ fn stream(command: &mut Command, tally: &mut Tally) -> Result<()> {
         tally.add(&String::from_utf8_lossy(&line));
     }
     let status = child.wait().context("cannot wait for it")?;
+    if let Some((limit, watch)) = watch
+        && watch.stop()
+    {
+        bail!("it was still running after {limit:?} and was ended");
+    }
     if !status.success() {
         bail!("{status}");
     }
     Ok(())
+}
+
+/// Ends a command, and all that it started, when it takes too long.
+struct Watch {
+    over: mpsc::Sender<()>,
+    thread: JoinHandle<bool>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    fn start(process: u32, limit: Duration) -> Self {
+        let (over, ended) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let is_late = ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            if is_late {
+                end_tree(process);
+            }
+            is_late
+        });
+        Self { over, thread }
+    }
+
+    /// Whether it had to end the command.
+    fn stop(self) -> bool {
+        drop(self.over);
+        self.thread.join().unwrap_or(false)
+    }
+}
+
+/// Kill a process and its descendants, those that hold our pipe among them.
+///
+/// A process group of their own would be simpler, and would keep Ctrl-C from them.
+fn end_tree(root: u32) {
+    let parents = parents();
+    let mut tree = vec![root];
+    let mut at = 0;
+    while let Some(&parent) = tree.get(at) {
+        tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|p| p.0));
+        at += 1;
+    }
+    let tree = tree.iter().map(u32::to_string);
+    // One that ended meanwhile is what we want.
+    let _ = Command::new("kill").arg("-KILL").args(tree).status();
+}
+
+/// Every process with its parent, as `/proc` tells.
+fn parents() -> Vec<(u32, u32)> {
+    let folders = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    folders
+        .filter_map(|folder| {
+            let process = folder.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(folder.path().join("stat")).ok()?;
+            // `pid (name) state parent …`: a name may hold anything, parentheses too.
+            let behind = stat.rsplit_once(')')?.1;
+            let parent = behind.split_whitespace().nth(1)?.parse().ok()?;
+            Some((process, parent))
+        })
+        .collect()
 }
 
 // === impl Tally ===
@@ -258,6 +335,17 @@ mod tests {
                 ignored: 1
             }
         );
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_ended_with_what_it_started() {
+        let mut steps = Steps::bounded(Duration::from_millis(200));
+        let mut hangs = Command::new("sh");
+        hangs.args(["-c", "sleep 600 & sleep 600"]);
+        let started = Instant::now();
+        assert!(!steps.run("hangs", &mut hangs));
+        assert!(started.elapsed() < Duration::from_secs(60));
+        assert!(steps.done[0].row().contains("still running after 200ms"));
     }
 
     #[test]
