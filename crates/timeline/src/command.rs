@@ -8,6 +8,7 @@
 //!   4 settings  JSON
 //!   5 seal
 //!   6 retain    oldest u64
+//!   7 found     timeline u128
 //! event    length u32 │ flags u8 │ keys u16 │ topic u64 │ namespace u64 │ [id u128] │ key u64 … │ body
 //! text     length u32 │ UTF-8
 //! ```
@@ -21,7 +22,7 @@ use ulid::ULID_LEN;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::codec::{Reader, Truncated, push_text};
-use crate::{Settings, Stamper};
+use crate::{Settings, Stamper, TimelineId};
 
 /// Wire value: append only.
 mod tag {
@@ -31,6 +32,7 @@ mod tag {
     pub(super) const CHANGE_SETTINGS: u8 = 4;
     pub(super) const SEAL: u8 = 5;
     pub(super) const RETAIN: u8 = 6;
+    pub(super) const FOUND: u8 = 7;
 }
 
 /// Wire value: append only. The event's Id was given by its publisher, so a repeat is looked for.
@@ -194,6 +196,15 @@ impl CommandGroup {
         debug_assert!(pushed.is_ok());
     }
 
+    /// Adds the founding of the timeline. The first one counts; later ones change nothing.
+    pub fn found(&mut self, timeline: TimelineId) {
+        let pushed = self.command(tag::FOUND, |bytes| {
+            bytes.extend_from_slice(&timeline.0.to_le_bytes());
+            Ok(())
+        });
+        debug_assert!(pushed.is_ok());
+    }
+
     fn command(
         &mut self,
         tag: u8,
@@ -283,6 +294,7 @@ pub(crate) enum Command<'a> {
     ChangeSettings(&'a [u8]),
     Seal,
     Retain { oldest: Index },
+    Found { timeline: TimelineId },
 }
 
 pub(crate) struct Change<'a> {
@@ -402,6 +414,9 @@ pub(crate) fn read_command<'a>(reader: &mut Reader<'a>) -> Result<Option<Command
         tag::SEAL => Command::Seal,
         tag::RETAIN => Command::Retain {
             oldest: Index(reader.u64()?),
+        },
+        tag::FOUND => Command::Found {
+            timeline: TimelineId(reader.u128()?),
         },
         _ => return Err(Truncated),
     };

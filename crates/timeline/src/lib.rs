@@ -26,6 +26,7 @@ mod settings;
 mod stamper;
 mod state;
 mod state_machine;
+mod timeline_id;
 
 pub use batch::{Batch, BatchError};
 pub use broker::{Broker, BrokerConfig, BrokerStats, Slice, Subscription, SubscriptionEnd};
@@ -37,3 +38,4 @@ pub use settings::{RetentionSettings, Settings};
 pub use stamper::Stamper;
 pub use state::{Entry, EntryName, StateView};
 pub use state_machine::{Applied, ApplyError, RestoreError, StateMachine};
+pub use timeline_id::TimelineId;

@@ -6,7 +6,7 @@ use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use tidings_event::{Index, NamespaceSet, Timestamp};
 
-use crate::Settings;
+use crate::{Settings, TimelineId};
 
 /// Names an entry of the state.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,6 +60,8 @@ pub struct StateView {
     pub index: Index,
     /// The oldest frame that is kept; one above `index` when none is.
     pub oldest: Index,
+    /// Which timeline this is; `None` until its founding was applied.
+    pub timeline: Option<TimelineId>,
     /// The settings in force.
     pub settings: Arc<Settings>,
     /// Ids in the dedupe window.

@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tidings_event::{Index, Timestamp};
 
-use crate::Settings;
 use crate::batch::Batch;
 use crate::codec::Reader;
 use crate::command::{Change, Command, Events, read_command};
@@ -12,10 +11,12 @@ use crate::dedupe::{DedupeWindow, Remembered};
 use crate::frame_batch::{FrameBatch, FrameBatchBuilder};
 use crate::outcome::{Outcome, Refusal};
 use crate::state::{Entries, Entry, EntryName, StateView, TopicIndexes};
+use crate::{Settings, TimelineId};
 
 /// Turns batches into frames and state. The same batches give the same bytes, wherever and whenever.
 #[derive(Debug)]
 pub struct StateMachine {
+    timeline: Option<TimelineId>,
     index: Index,
     oldest: Index,
     settings: Arc<Settings>,
@@ -73,6 +74,7 @@ const SNAPSHOT_VERSION: u8 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
+    timeline: Option<TimelineId>,
     index: Index,
     oldest: Index,
     settings: Settings,
@@ -86,6 +88,7 @@ impl StateMachine {
     /// An empty timeline.
     pub fn new(settings: Settings) -> StateMachine {
         StateMachine {
+            timeline: None,
             index: Index::ZERO,
             oldest: Index::FIRST,
             settings: Arc::new(settings),
@@ -106,6 +109,7 @@ impl StateMachine {
         Arc::new(StateView {
             index: self.index,
             oldest: self.oldest,
+            timeline: self.timeline,
             settings: Arc::clone(&self.settings),
             dedupe_ids: self.dedupe.len(),
             entries: self.entries.clone(),
@@ -175,6 +179,10 @@ impl StateMachine {
             Command::ChangeSettings(json) => {
                 let settings = serde_json::from_slice(json).map_err(|_| Unreadable)?;
                 self.settings = Arc::new(settings);
+                Outcome::Done
+            }
+            Command::Found { timeline } => {
+                self.timeline.get_or_insert(timeline);
                 Outcome::Done
             }
             Command::Seal => {
@@ -274,6 +282,7 @@ impl StateMachine {
     /// The state as bytes: the same state gives the same bytes.
     pub fn snapshot(&self) -> Vec<u8> {
         let snapshot = Snapshot {
+            timeline: self.timeline,
             index: self.index,
             oldest: self.oldest,
             settings: (*self.settings).clone(),
@@ -301,6 +310,7 @@ impl StateMachine {
         }
         let snapshot: Snapshot = postcard::from_bytes(bytes).map_err(RestoreError::Decode)?;
         let mut machine = StateMachine::new(snapshot.settings);
+        machine.timeline = snapshot.timeline;
         machine.index = snapshot.index;
         machine.oldest = snapshot.oldest;
         machine.segment_bytes = snapshot.segment_bytes;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tidings_event::{FrameView, Index, Limits, NamespaceSet, NewEvent, Timestamp};
 use tidings_timeline::{
     Applied, Batch, CommandGroup, EntryChange, Outcome, Refusal, Settings, Stamper, StateMachine,
+    TimelineId,
 };
 
 fn event(json: &str) -> NewEvent<'_> {
@@ -96,6 +97,22 @@ fn a_transaction_is_one_frame_in_the_one_form() {
         view, frames.digests[1],
         "a stored line gives the digest that was written beside it"
     );
+}
+
+#[test]
+fn a_timeline_is_founded_once_and_keeps_its_id() {
+    let mut machine = StateMachine::new(Settings::default());
+    assert_eq!(machine.view().timeline, None);
+    for id in [7, 8] {
+        let mut group = CommandGroup::new();
+        group.found(TimelineId(id));
+        machine.apply(&batch(group, 1)).unwrap();
+    }
+    let restored = StateMachine::restore(&machine.snapshot()).unwrap();
+    for machine in [machine, restored] {
+        assert_eq!(machine.view().timeline, Some(TimelineId(7)));
+    }
+    assert_eq!(TimelineId(7).to_string(), "00000000000000000000000007");
 }
 
 #[test]
