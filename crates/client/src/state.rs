@@ -139,7 +139,8 @@ impl Client {
 fn absent_is_none<T>(answer: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
-        Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+        // A 404 without it comes from something that is no agent, or does not know the route.
+        Err(error) if error.code() == Some("no_entry") => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -27,7 +27,7 @@ fn in_ops() -> ClientConfig {
 #[tokio::test]
 async fn one_entry_at_a_time() {
     let mismatch = r#"{"Error":{"Code":"cas_mismatch","Message":"it is at 5"}}"#;
-    let absent = r#"{"Error":{"Code":"not_found","Message":"no such entry"}}"#;
+    let absent = r#"{"Error":{"Code":"no_entry","Message":"no such entry"}}"#;
     let agent = ScriptedAgent::start_with(
         in_ops(),
         vec![
@@ -37,6 +37,7 @@ async fn one_entry_at_a_time() {
             answers(json("409 Conflict", "", mismatch)),
             answers(json("200 OK", "", r#"{"Index":10}"#)),
             answers(json("404 Not Found", "", absent)),
+            answers(json("404 Not Found", "", "nothing here")),
         ],
     )
     .await;
@@ -67,6 +68,9 @@ async fn one_entry_at_a_time() {
     let deleted = client.state_delete("Job", "a", &plain).await.unwrap();
     assert_eq!(deleted, Some(Index(10)));
     assert_eq!(client.state_delete("Job", "a", &plain).await.unwrap(), None);
+    // Something that is no agent knows no entries.
+    let elsewhere = client.state_get("Job", "a", None).await.unwrap_err();
+    assert_eq!(elsewhere.code(), Some("http_404"));
 
     assert_eq!(
         agent.requests(),
@@ -77,6 +81,7 @@ async fn one_entry_at_a_time() {
             "PUT /v1/state/Job/a?namespace=ops&cas=0&type=JobSeen",
             "DELETE /v1/state/Job/a?namespace=ops",
             "DELETE /v1/state/Job/a?namespace=ops",
+            "GET /v1/state/Job/a?namespace=ops",
         ]
     );
     assert_eq!(agent.bodies()[2], "{\"n\":1.00}");
