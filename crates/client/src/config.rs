@@ -105,10 +105,11 @@ impl ClientConfig {
     /// Reads an address as people write it: `http://host:port`, or `host:port` alone.
     ///
     /// # Errors
-    /// [`ConfigError::Address`] when it is neither.
+    /// [`ConfigError::Address`] when it is neither, and an error of its own for what people try
+    /// and is not spoken: `https://`, and a name or password in the address.
     pub fn parse_address(text: &str) -> Result<Url, ConfigError> {
         let refused = || ConfigError::Address {
-            address: text.to_owned(),
+            address: without_secret(text),
         };
         let with_scheme = if text.contains("://") {
             text.to_owned()
@@ -121,6 +122,12 @@ impl ClientConfig {
             && url.query().is_none()
             && url.fragment().is_none()
             && url.username().is_empty()
+        if url.scheme() == "https" {
+            return Err(ConfigError::Encrypted);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(ConfigError::Credentials);
+        }
             && url.password().is_none();
         if plain { Ok(url) } else { Err(refused()) }
     }
@@ -134,6 +141,22 @@ impl ClientConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+/// The address as it may be shown: what stands before an `@`, and in a query, may be a secret.
+fn without_secret(text: &str) -> String {
+    let (start, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text),
+    };
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, _)) => (rest, "?…"),
+        None => (rest, ""),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("{start}…@{rest}{query}"),
+        None => format!("{start}{rest}{query}"),
+    }
+}
+
 
     #[test]
     fn addresses_as_people_write_them() {
@@ -161,6 +184,25 @@ mod tests {
     #[test]
     fn a_token_is_never_shown() {
         let config = ClientConfig {
+    #[test]
+    fn a_refused_address_shows_no_secret() {
+        for text in [
+            "http://u:hush@h:1",
+            "u:hush@h:1",
+            "ftp://u:hush@h",
+            "http://u:hush@h:99999",
+            "http://h/?token=hush",
+            "https://u:hush@h",
+            "http://u:hu@sh hush@h",
+        ] {
+            let error = ClientConfig::parse_address(text).unwrap_err();
+            let told = format!("{error} {error:?}");
+            assert!(!told.contains("hush"), "{told}");
+        }
+        let error = ClientConfig::parse_address("https://h:1").unwrap_err();
+        assert!(error.to_string().contains("TLS"), "{error}");
+    }
+
             token: Some(Token::new("hush").unwrap()),
             ..ClientConfig::default()
         };

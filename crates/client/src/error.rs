@@ -14,9 +14,17 @@ pub enum ConfigError {
     /// The address is not one of an agent.
     #[error("{address:?} is not an address like http://127.0.0.1:7480")]
     Address {
-        /// What was given.
+        /// What was given, without what may be a secret in it.
         address: String,
     },
+    /// The address asks for TLS.
+    #[error(
+        "https:// is not spoken: this version has no TLS; use http:// to an agent on this machine, or through a tunnel"
+    )]
+    Encrypted,
+    /// The address holds a name or a password. They are not told.
+    #[error("an address holds no name or password; the agent takes a token, see TIDINGS_TOKEN")]
+    Credentials,
     /// The token cannot be sent. The token itself is not told.
     #[error("the token is empty or holds characters other than visible ASCII")]
     Token,

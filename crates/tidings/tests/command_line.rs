@@ -49,7 +49,11 @@ fn without_an_agent_the_error_says_what_to_do() {
 #[test]
 fn a_wrong_command_line_is_exit_code_two() {
     for (args, said) in [
-        (&["--addr", "https://h", "status"][..], "is not an address"),
+        (
+            &["--addr", "https://h", "status"][..],
+            "https:// is not spoken",
+        ),
+        (&["--addr", "h:x", "status"], "is not an address"),
         (
             &["publish", "T", "t", "--payload", "[1]"],
             "not a JSON object",
