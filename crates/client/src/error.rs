@@ -44,7 +44,7 @@ const TRANSIENT_CODES: [&str; 5] = [
     "no_leader",
     "stopping",
     "disk_full",
-    "timeline_failed",
+    "outcome_unknown",
 ];
 
 /// Whether a refusal with this code may be a success a little later.
@@ -233,5 +233,26 @@ impl ClientError {
         } else {
             Self::Broken { address, source }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_the_moment_are_tried_again_by_status_or_code() {
+        let refused = |status, code: &str| ClientError::Refused {
+            status,
+            code: code.to_owned(),
+            message: String::new(),
+            retry_after: None,
+        };
+        for code in TRANSIENT_CODES {
+            assert!(refused(500, code).is_transient(), "{code}");
+        }
+        assert!(refused(503, "http_503").is_transient());
+        assert!(!refused(500, "internal").is_transient());
+        assert!(!refused(409, "partly_duplicate").is_transient());
     }
 }

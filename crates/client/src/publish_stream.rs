@@ -10,6 +10,11 @@
 //! When the connection breaks, everything unacknowledged is sent again on the next one, in order.
 //! What had arrived already is told as a duplicate with the index it got, because every event bears
 //! an id.
+//!
+//! The same happens when one of them is refused for the moment (too much at once, no room): nothing
+//! more is sent behind it, and all from it on is sent again. What was under way behind it may have
+//! been recorded, and keeps its place: the one that was refused then stands behind it on the timeline.
+//! Whoever cannot bear that lets only one be in flight.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -109,6 +109,10 @@ pub fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
                 Some("try again in a moment; `tidings status` shows how the agent is".to_owned())
             }
             "http_404" => Some(NO_AGENT.to_owned()),
+            "outcome_unknown" => Some(
+                "it may have happened: publish it again with the same --id, or look with `tidings stream`"
+                    .to_owned(),
+            ),
             _ => None,
         },
         _ => None,

@@ -11,6 +11,16 @@ use tidings_client::{Client, ClientConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+/// Longest wait for anything; only a broken build comes near.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for it, but not for ever.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .expect("waited too long")
+}
+
 pub type Scene = Box<dyn FnOnce(Exchange) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// Makes a scene of an async closure.
@@ -185,8 +195,13 @@ impl Exchange {
 
     /// The head of an answer without a known end.
     pub async fn open(&mut self) {
-        self.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            .await;
+        self.open_with("").await;
+    }
+
+    /// The same with more header lines, each with its end.
+    pub async fn open_with(&mut self, headers: &str) {
+        let head = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n{headers}\r\n");
+        self.write(head.as_bytes()).await;
     }
 
     /// One chunk of the answer.
