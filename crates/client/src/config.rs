@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 use crate::error::ConfigError;
+use crate::lines::LINE_BYTES_MAX;
 
 /// Where an agent listens unless it is told otherwise.
 pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7480";
@@ -61,9 +62,12 @@ pub struct ClientConfig {
     /// Longest wait between two tries. A server's `Retry-After` may ask for more, up to
     /// `retry_time`.
     pub retry_delay_max: Duration,
-    /// How often the agent sends a heartbeat on a stream. A stream that is silent for two and a
-    /// half of these is taken for dead.
+    /// How often the agent sends a heartbeat on a stream, which is its `stream.heartbeat`. A stream
+    /// that is silent for two and a half of these is taken for dead, so it must not be shorter than
+    /// the agent's.
     pub heartbeat: Duration,
+    /// Longest line of a stream, in bytes; a longer one ends the stream.
+    pub line_bytes_max: usize,
 }
 
 impl Default for ClientConfig {
@@ -79,6 +83,7 @@ impl Default for ClientConfig {
             retry_delay_max: Duration::from_secs(10),
             // Nomad's interval, which the agent keeps as its default.
             heartbeat: Duration::from_secs(30),
+            line_bytes_max: LINE_BYTES_MAX,
         }
     }
 }
@@ -117,18 +122,16 @@ impl ClientConfig {
             format!("http://{text}")
         };
         let url = Url::parse(&with_scheme).map_err(|_| refused())?;
-        let plain = url.scheme() == "http"
-            && url.host_str().is_some()
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
         if url.scheme() == "https" {
             return Err(ConfigError::Encrypted);
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(ConfigError::Credentials);
         }
-            && url.password().is_none();
+        let plain = url.scheme() == "http"
+            && url.host_str().is_some()
+            && url.query().is_none()
+            && url.fragment().is_none();
         if plain { Ok(url) } else { Err(refused()) }
     }
 
@@ -138,9 +141,6 @@ impl ClientConfig {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
 /// The address as it may be shown: what stands before an `@`, and in a query, may be a secret.
 fn without_secret(text: &str) -> String {
     let (start, rest) = match text.split_once("://") {
@@ -157,6 +157,9 @@ fn without_secret(text: &str) -> String {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn addresses_as_people_write_them() {
@@ -182,9 +185,6 @@ fn without_secret(text: &str) -> String {
     }
 
     #[test]
-    fn a_token_is_never_shown() {
-        let config = ClientConfig {
-    #[test]
     fn a_refused_address_shows_no_secret() {
         for text in [
             "http://u:hush@h:1",
@@ -203,6 +203,9 @@ fn without_secret(text: &str) -> String {
         assert!(error.to_string().contains("TLS"), "{error}");
     }
 
+    #[test]
+    fn a_token_is_never_shown() {
+        let config = ClientConfig {
             token: Some(Token::new("hush").unwrap()),
             ..ClientConfig::default()
         };

@@ -37,8 +37,9 @@ pub enum ConfigError {
 }
 
 /// Codes of refusals that speak of the moment and not of what was asked: there is too much at once,
-/// no leader, no room, or the agent is stopping or broken. A transaction, whose events bear ids, may
-/// be sent again after any of them.
+/// no leader, no room, the agent is stopping, or it cannot say what became of it. A transaction, whose
+/// events bear ids, may be sent again after any of them: what is recorded already is answered as a
+/// duplicate.
 const TRANSIENT_CODES: [&str; 5] = [
     "overloaded",
     "no_leader",
@@ -166,6 +167,15 @@ pub enum ClientError {
     Gone {
         /// The index asked for.
         wanted: Index,
+    },
+    /// The agent keeps another timeline than the one that was followed, whose indexes mean nothing
+    /// in it.
+    #[error("the agent keeps another timeline now ({timeline}, it was {previous}): it was reset")]
+    TimelineReset {
+        /// The timeline that was followed.
+        previous: String,
+        /// The one that the agent keeps.
+        timeline: String,
     },
     /// Tried until the time for it was over.
     #[error("given up after {tries} tries in {spent:.1?}")]

@@ -2,9 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Longest line that is taken from an agent, in bytes. A frame is bounded by the agent's
-/// transaction limit (4 MiB unless set higher); this only keeps a broken peer from filling memory.
-pub const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Longest line that is taken from an agent unless set otherwise, in bytes. A frame is bounded by
+/// the agent's transaction limit, 4 MiB unless set higher, and by what a line of its history may have,
+/// which is this. It only keeps a broken peer from filling memory without end.
+pub const LINE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Bytes in, whole lines out (without their `\n`). Bytes after the last `\n` stay inside: a
 /// connection that breaks in the middle of a line has not delivered it.

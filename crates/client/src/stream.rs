@@ -16,6 +16,12 @@
 //! kept. A reader so slow that retention overtakes it is ended by the agent, and comes back to the
 //! same answer. Until the first line there is no cursor, and a new connection asks as the first one did.
 //!
+//! An index means something in its own **timeline** only. The agent says which one it keeps in the
+//! head of each answer; when it is another than before (its data was thrown away, or another cluster
+//! answers), waiting for the cursor + 1 of a timeline that is gone would be silence for as long as
+//! the new one is shorter, and a hole in it afterwards. The reader is told of the reset, and the
+//! stream begins at the beginning of the new one.
+//!
 //! A **snapshot** has no place to go on from until its end: what was deleted between two halves of
 //! it would never be told. When the connection breaks before the end, it begins again, and the
 //! reader is told to forget the first half.
@@ -24,6 +30,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::Stream;
+use reqwest::header::HeaderMap;
 use reqwest::{Method, Response};
 use tidings_event::{Frame, Index};
 use tokio::time::Instant;
@@ -32,12 +39,23 @@ use crate::backoff::Backoff;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::frame_line::{FrameLine, Line};
-use crate::lines::{LINE_BYTES_MAX, LineCutter};
+use crate::lines::LineCutter;
 use crate::publish::wait_before_retry;
 use crate::stream_request::{From, StreamRequest};
 
 /// Bytes of a line that is no frame which are told in the error.
 const GIST_BYTES: usize = 80;
+
+/// Names the timeline that an answer is about.
+const TIMELINE_HEADER: &str = "x-tidings-timeline";
+
+/// Longest name of a timeline that is taken; an agent's has 26 characters.
+const TIMELINE_BYTES_MAX: usize = 64;
+
+/// How long a connection that brings nothing new must have lived before its loss is taken for an
+/// accident: an agent that answers, says one line and breaks is one that fails, and is left in
+/// peace for longer and longer.
+const CONNECTION_PROVEN: Duration = Duration::from_secs(5);
 
 /// What a stream yields.
 #[derive(Debug)]
@@ -65,6 +83,17 @@ pub enum StreamEvent {
         /// When the next try is made.
         delay: Duration,
     },
+    /// The connection is back: the first line came after [`Reconnecting`](Self::Reconnecting).
+    Connected,
+    /// The agent keeps another timeline than the one that was followed. Everything that was learned
+    /// from that one is void, and its cursor means nothing any more; what follows is the new one from
+    /// its oldest frame, or from its snapshot on a stream that began with one.
+    Reset {
+        /// The timeline that was followed.
+        previous: String,
+        /// The one that is followed from here on.
+        timeline: String,
+    },
 }
 
 /// A stream of frames that outlives its connections. Dropping it ends it.
@@ -81,6 +110,10 @@ pub struct EventStream {
     pending: VecDeque<StreamEvent>,
     /// The index that was refused as gone; the next line says where the stream goes on instead.
     gone: Option<Index>,
+    /// The timeline that the place belongs to, once an agent has named it.
+    timeline: Option<String>,
+    /// A loss was told, and that the connection is back was not.
+    lost: bool,
 }
 
 /// How far the reader has come.
@@ -106,6 +139,7 @@ enum Connection {
 struct Reading {
     response: Response,
     cutter: LineCutter,
+    opened: Instant,
     /// When silence has lasted too long.
     deadline: Instant,
 }
@@ -121,10 +155,12 @@ impl Client {
                 From::Snapshot => Place::Snapshot { begun: false },
                 _ => Place::Start,
             },
+            timeline: request.timeline.clone(),
             request,
             connection: Connection::Connecting,
             pending: VecDeque::new(),
             gone: None,
+            lost: false,
         }
     }
 }
@@ -135,7 +171,8 @@ impl EventStream {
     /// `None` after an error: a stream ends only when trying again cannot help.
     ///
     /// # Errors
-    /// What the agent refused; [`ClientError::Gone`] on a strict stream.
+    /// What the agent refused; [`ClientError::Gone`] and [`ClientError::TimelineReset`] on a strict
+    /// stream.
     pub async fn next(&mut self) -> Option<Result<StreamEvent, ClientError>> {
         loop {
             if let Some(event) = self.pending.pop_front() {
@@ -148,7 +185,11 @@ impl EventStream {
                     self.connection = Connection::Connecting;
                 }
                 Connection::Connecting => match self.connect().await {
-                    Ok(reading) => self.connection = Connection::Reading(Box::new(reading)),
+                    Ok(reading) => {
+                        if let Some(told) = self.opened(reading) {
+                            return Some(told);
+                        }
+                    }
                     Err(error) => {
                         if let Some(told) = self.connection_failed(error) {
                             return Some(told);
@@ -157,7 +198,8 @@ impl EventStream {
                 },
                 Connection::Reading(reading) => match reading.next_line(&self.client).await {
                     Ok(line) => {
-                        if let Some(event) = self.take(line) {
+                        let opened = reading.opened;
+                        if let Some(event) = self.take(line, opened) {
                             return Some(Ok(event));
                         }
                     }
@@ -175,7 +217,8 @@ impl EventStream {
     ///
     /// # Errors
     /// As [`next`](Self::next), and when a frame cannot be decoded. A gap is told as
-    /// [`ClientError::Gone`]; the next call goes on behind it.
+    /// [`ClientError::Gone`], a reset as [`ClientError::TimelineReset`]; the next call goes on behind
+    /// it.
     pub async fn next_frame(&mut self) -> Option<Result<Frame, ClientError>> {
         loop {
             match self.next().await? {
@@ -188,6 +231,9 @@ impl EventStream {
                 Ok(StreamEvent::Gap { wanted, .. }) => {
                     return Some(Err(ClientError::Gone { wanted }));
                 }
+                Ok(StreamEvent::Reset { previous, timeline }) => {
+                    return Some(Err(ClientError::TimelineReset { previous, timeline }));
+                }
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }
@@ -195,12 +241,19 @@ impl EventStream {
     }
 
     /// The index up to which everything that matches has been handed out. Kept by a reader, it is
-    /// where a later stream goes on: `From::Index(cursor.next())`.
+    /// where a later stream goes on: `From::Index(cursor.next())`, in the same
+    /// [`timeline`](Self::timeline).
     pub fn cursor(&self) -> Option<Index> {
         match self.place {
             Place::Cursor(cursor) => Some(cursor),
             Place::Start | Place::Snapshot { .. } => None,
         }
+    }
+
+    /// The timeline that is followed, once an agent has said which it is. Kept beside the cursor and
+    /// given as [`StreamRequest::timeline`], it lets a later stream notice that the timeline was reset.
+    pub fn timeline(&self) -> Option<&str> {
+        self.timeline.as_deref()
     }
 
     /// The same as a [`Stream`].
@@ -228,11 +281,42 @@ impl EventStream {
             .client
             .open(self.client.request(Method::GET, url))
             .await?;
+        let (now, config) = (Instant::now(), self.client.config());
         Ok(Reading {
             response,
-            cutter: LineCutter::new(LINE_BYTES_MAX),
-            deadline: Instant::now() + self.client.config().silence_max(),
+            cutter: LineCutter::new(config.line_bytes_max),
+            opened: now,
+            deadline: now + config.silence_max(),
         })
+    }
+
+    /// Takes a connection that was opened, unless it is one to another timeline than the place that
+    /// was asked for belongs to: then the reader is told, and the next connection begins anew.
+    fn opened(&mut self, reading: Reading) -> Option<Result<StreamEvent, ClientError>> {
+        let named = timeline_of(reading.response.headers());
+        let asked_by_index = self.gone.is_some() || matches!(self.start(), From::Index(_));
+        self.connection = Connection::Reading(Box::new(reading));
+        // An agent that names none is taken at its indexes, as Nomad is.
+        let timeline = named?;
+        let previous = self.timeline.replace(timeline.clone())?;
+        if previous == timeline || !asked_by_index {
+            return None;
+        }
+        tracing::warn!(previous, timeline, "the agent keeps another timeline now");
+        if self.request.strict {
+            self.connection = Connection::Over;
+            return Some(Err(ClientError::TimelineReset { previous, timeline }));
+        }
+        self.connection = Connection::Connecting;
+        self.gone = None;
+        self.place = match self.request.from {
+            From::Snapshot => Place::Snapshot { begun: false },
+            _ => {
+                self.request.from = From::Beginning;
+                Place::Start
+            }
+        };
+        Some(Ok(StreamEvent::Reset { previous, timeline }))
     }
 
     /// Decides what a failed or finished connection means, and what the reader is told of it.
@@ -261,6 +345,7 @@ impl EventStream {
             self.place = Place::Snapshot { begun: false };
             self.pending.push_back(StreamEvent::SnapshotRestart);
         }
+        self.lost = true;
         let delay = wait_before_retry(&mut self.backoff, &error);
         self.connection = Connection::Waiting {
             until: Instant::now() + delay,
@@ -268,10 +353,26 @@ impl EventStream {
         Some(Ok(StreamEvent::Reconnecting { error, delay }))
     }
 
-    /// Moves the cursor by what a line says, and gives what the reader is told of it.
-    fn take(&mut self, line: Line) -> Option<StreamEvent> {
-        // The connection has proved itself: the next loss begins with a short wait again.
-        self.backoff.reset();
+    /// Takes a line of a connection that was opened then, and gives what the reader is told of it.
+    fn take(&mut self, line: Line, opened: Instant) -> Option<StreamEvent> {
+        let before = self.place;
+        let event = self.advance_by(line);
+        let is_new = self.place != before && matches!(self.place, Place::Cursor(_));
+        if is_new || opened.elapsed() >= CONNECTION_PROVEN {
+            // The connection has proved itself: the next loss begins with a short wait again.
+            self.backoff.reset();
+        }
+        if !std::mem::take(&mut self.lost) {
+            return event;
+        }
+        if let Some(event) = event {
+            self.pending.push_front(event);
+        }
+        Some(StreamEvent::Connected)
+    }
+
+    /// Moves the cursor by what a line says.
+    fn advance_by(&mut self, line: Line) -> Option<StreamEvent> {
         match (line, self.place) {
             (Line::Heartbeat, _) => None,
             // The agent counts through the entries, which says nothing about frames.
@@ -329,6 +430,12 @@ impl EventStream {
         self.pending.extend(event);
         Some(StreamEvent::Gap { wanted, next })
     }
+}
+
+/// The timeline that an answer is about.
+fn timeline_of(headers: &HeaderMap) -> Option<String> {
+    let name = headers.get(TIMELINE_HEADER)?.to_str().ok()?;
+    (!name.is_empty() && name.len() <= TIMELINE_BYTES_MAX).then(|| name.to_owned())
 }
 
 impl Reading {

@@ -67,8 +67,12 @@ pub struct StreamRequest {
     pub from: From,
     /// An expression (CEL) that an event has to fulfil, at most 2 KiB.
     pub filter: Option<String>,
-    /// Whether frames that are no longer kept are an error. Without it the stream tells of the gap
-    /// and goes on at the oldest frame.
+    /// The timeline that an index in `from` belongs to, see
+    /// [`EventStream::timeline`](crate::EventStream::timeline). When the agent keeps another one by
+    /// now, the stream tells of a reset. `None` takes the index for one of whatever the agent keeps.
+    pub timeline: Option<String>,
+    /// Whether frames that are no longer kept, and a timeline that was reset, are an error. Without
+    /// it the stream tells of the gap or reset and goes on at the oldest frame.
     pub strict: bool,
 }
 

@@ -94,6 +94,10 @@ pub fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
             "begin at the oldest frame with --from beginning, or with the state: --from snapshot"
                 .to_owned(),
         ),
+        ClientError::TimelineReset { .. } => Some(
+            "what was learned from the former timeline is void; begin with --from beginning, or with the state: --from snapshot"
+                .to_owned(),
+        ),
         ClientError::Refused { status: 401 | 403, .. } => {
             Some("set TIDINGS_TOKEN to a token that the agent knows".to_owned())
         }
@@ -105,14 +109,14 @@ pub fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
             "disk_full" => Some(
                 "make room on the agent's disk, or shorten its retention".to_owned(),
             ),
-            "overloaded" | "no_leader" | "stopping" => {
-                Some("try again in a moment; `tidings status` shows how the agent is".to_owned())
-            }
-            "http_404" => Some(NO_AGENT.to_owned()),
             "outcome_unknown" => Some(
                 "it may have happened: publish it again with the same --id, or look with `tidings stream`"
                     .to_owned(),
             ),
+            "overloaded" | "no_leader" | "stopping" => {
+                Some("try again in a moment; `tidings status` shows how the agent is".to_owned())
+            }
+            "http_404" => Some(NO_AGENT.to_owned()),
             _ => None,
         },
         _ => None,

@@ -140,7 +140,7 @@ fn open(source: &str) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<u64>)> 
 /// Cuts the input into lines until its end, or until nobody takes them any more.
 fn read_lines(mut input: Box<dyn BufRead + Send>, lines: &mpsc::Sender<io::Result<Line>>) {
     for number in 1.. {
-        let line = match read_line(input.as_mut(), number) {
+        let line = match read_line(input.as_mut(), number, LINE_BYTES_MAX) {
             Ok(Some(line)) => Ok(line),
             Ok(None) => return,
             Err(error) => Err(error),
@@ -152,9 +152,9 @@ fn read_lines(mut input: Box<dyn BufRead + Send>, lines: &mpsc::Sender<io::Resul
     }
 }
 
-fn read_line(input: &mut dyn BufRead, number: u64) -> io::Result<Option<Line>> {
+fn read_line(input: &mut dyn BufRead, number: u64, bytes_max: usize) -> io::Result<Option<Line>> {
     let mut text = Vec::new();
-    let limit = LINE_BYTES_MAX as u64 + 1;
+    let limit = bytes_max as u64 + 1;
     let mut bytes = input.take(limit).read_until(b'\n', &mut text)? as u64;
     if bytes == 0 {
         return Ok(None);
@@ -168,7 +168,7 @@ fn read_line(input: &mut dyn BufRead, number: u64) -> io::Result<Option<Line>> {
             }
         }
         bytes = limit;
-        let text = Err(format!("it has more than {LINE_BYTES_MAX} bytes"));
+        let text = Err(format!("it has more than {bytes_max} bytes"));
         return Ok(Some(Line {
             number,
             bytes,
@@ -416,10 +416,14 @@ fn style(template: &str) -> ProgressStyle {
 mod tests {
     use super::*;
 
+    const TEST_BYTES_MAX: usize = 1000;
+
     fn lines(text: &[u8]) -> Vec<(u64, Result<String, String>)> {
         let mut input = text;
         let mut lines = Vec::new();
-        while let Some(line) = read_line(&mut input, lines.len() as u64 + 1).unwrap() {
+        while let Some(line) =
+            read_line(&mut input, lines.len() as u64 + 1, TEST_BYTES_MAX).unwrap()
+        {
             lines.push((line.number, line.text));
         }
         lines
@@ -436,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_line_past_the_limit_is_passed_over() {
-        let mut text = vec![b'x'; 2 * LINE_BYTES_MAX + 10];
+        let mut text = vec![b'x'; 2 * TEST_BYTES_MAX + 10];
         text.extend_from_slice(b"\nnext\n");
         let lines = lines(&text);
         assert_eq!(lines.len(), 2);

@@ -40,9 +40,12 @@ pub struct StreamArgs {
     /// Stop after this many frames
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Fail when frames are no longer kept, instead of going on behind the gap
+    /// Fail when frames are no longer kept, or the timeline was reset, instead of going on
     #[arg(long)]
     pub strict: bool,
+    /// How often the agent sends heartbeats: its stream.heartbeat, when that is more than 30 s
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub heartbeat: Option<u64>,
 }
 
 pub async fn run(args: StreamArgs, client: Client) -> anyhow::Result<ExitCode> {
@@ -52,6 +55,7 @@ pub async fn run(args: StreamArgs, client: Client) -> anyhow::Result<ExitCode> {
         namespace: None,
         from: args.from,
         filter: args.filter,
+        timeline: None,
         strict: args.strict,
     });
     let mut lines = Lines::new(args.output);
@@ -71,16 +75,13 @@ pub async fn run(args: StreamArgs, client: Client) -> anyhow::Result<ExitCode> {
         let Some(event) = event else { break };
         match event.context("cannot follow the timeline")? {
             StreamEvent::Frame(frame) => {
-                away.is_over();
                 lines.push(&frame)?;
                 left = left.map(|left| left - 1);
                 if left == Some(0) {
                     break;
                 }
             }
-            StreamEvent::Progress(_) => away.is_over(),
             StreamEvent::SnapshotEnd(index) => {
-                away.is_over();
                 lines.flush()?;
                 eprintln!("note: this was the state as of index {index}; what follows is new");
             }
@@ -91,18 +92,26 @@ pub async fn run(args: StreamArgs, client: Client) -> anyhow::Result<ExitCode> {
                 );
             }
             StreamEvent::Gap { wanted, next } => {
-                away.is_over();
                 lines.flush()?;
                 eprintln!(
                     "warning: frames {wanted} to {} are no longer kept; going on at {next}",
                     next.previous()
                 );
             }
+            StreamEvent::Reset { previous, timeline } => {
+                lines.flush()?;
+                eprintln!(
+                    "warning: the timeline was reset: {} is gone, and the agent keeps {}; what was shown is void, and what follows is the new one from its beginning",
+                    visible(&previous),
+                    visible(&timeline)
+                );
+            }
             StreamEvent::Reconnecting { error, delay } => {
                 lines.flush()?;
                 away.tell(&error, delay);
             }
-            // Told by a later version of the client; nothing that could be shown.
+            StreamEvent::Connected => away.is_over(),
+            // Progress, or told by a later version of the client: nothing that could be shown.
             _ => {}
         }
     }
