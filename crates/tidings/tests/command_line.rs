@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod real_agent;
+
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn tidings(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-    for name in ["TIDINGS_ADDR", "TIDINGS_TOKEN", "TIDINGS_NAMESPACE"] {
-        command.env_remove(name);
-    }
-    command.args(args).output().unwrap()
+    real_agent::output(real_agent::tidings().args(args))
 }
 
 fn stderr(output: &Output) -> String {

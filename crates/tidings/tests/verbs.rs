@@ -7,7 +7,9 @@ mod real_agent;
 use std::io::Write;
 use std::process::Stdio;
 
-use real_agent::{Agent, event_lines, eventually, indexes_and_keys, tidings, told};
+use real_agent::{
+    Agent, event_lines, eventually, finish, indexes_and_keys, output, tidings, told, wait,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -139,7 +141,7 @@ fn ten_thousand_lines_keep_their_order() {
         assert_eq!(*index, frames[0].0 + place as u64);
         assert_eq!(*key, (place + 1).to_string());
     }
-    assert!(follower.child.wait().unwrap().success());
+    assert!(wait(&mut follower.child).success());
 }
 
 #[test]
@@ -259,7 +261,7 @@ fn a_stream_outlives_a_crash_of_the_agent() {
         assert_eq!(*key, (place + 1).to_string());
     }
     assert!(frames.windows(2).all(|pair| pair[0].0 < pair[1].0));
-    assert!(follower.child.wait().unwrap().success());
+    assert!(wait(&mut follower.child).success());
 }
 
 #[test]
@@ -288,7 +290,7 @@ fn a_publisher_outlives_a_crash_of_the_agent() {
         .write_all(event_lines(1001..=3000).as_bytes())
         .unwrap();
     drop(stdin);
-    let output = publisher.wait_with_output().unwrap();
+    let output = finish(publisher);
     assert!(output.status.success(), "{}", told(&output));
     lines.extend(follower.take(2500));
     for (place, (_, key)) in indexes_and_keys(&lines).iter().enumerate() {
@@ -310,14 +312,7 @@ fn verify_finds_a_flipped_byte() {
         agent.ok(&["publish", "T", "t", "--key", key]);
     }
 
-    let verify = || {
-        tidings()
-            .arg("verify")
-            .arg("--data-dir")
-            .arg(data.path())
-            .output()
-            .unwrap()
-    };
+    let verify = || output(tidings().arg("verify").arg("--data-dir").arg(data.path()));
     let locked = verify();
     assert_eq!(locked.status.code(), Some(1), "{}", told(&locked));
     agent.kill();
@@ -366,12 +361,12 @@ fn ctrl_c_ends_a_stream_and_a_publisher() {
     follower.take(3);
 
     follower.signal(Signal::INT);
-    let ended = follower.child.wait().unwrap();
+    let ended = wait(&mut follower.child);
     assert!(ended.success(), "{ended}");
 
     rustix::process::kill_process(rustix::process::Pid::from_child(&publisher), Signal::INT)
         .unwrap();
-    let output = publisher.wait_with_output().unwrap();
+    let output = finish(publisher);
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("3 transactions published"));
     assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
@@ -395,7 +390,7 @@ fn a_reader_that_has_enough_ends_the_stream_quietly() {
         agent.ok(&["publish", "T", "t"]);
         child.try_wait().unwrap()
     });
-    let output = child.wait_with_output().unwrap();
+    let output = finish(child);
     assert!(status.success(), "{}", told(&output));
     assert!(output.stderr.is_empty(), "{}", told(&output));
 }

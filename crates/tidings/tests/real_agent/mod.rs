@@ -2,9 +2,12 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -22,8 +25,50 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
             return value;
         }
         assert!(started.elapsed() < PATIENCE, "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Waits for the end of a process. One that goes on for too long is killed, and the test fails.
+pub fn wait(child: &mut Child) -> ExitStatus {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if started.elapsed() > PATIENCE {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("waited too long for a command to end");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// As [`wait`], with what it said on the pipes that it has.
+pub fn finish(mut child: Child) -> Output {
+    fn gather(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+        thread::spawn(move || {
+            let mut said = Vec::new();
+            if let Some(mut pipe) = pipe {
+                pipe.read_to_end(&mut said).unwrap();
+            }
+            said
+        })
+    }
+    let stdout = gather(child.stdout.take());
+    let stderr = gather(child.stderr.take());
+    Output {
+        status: wait(&mut child),
+        stdout: stdout.join().unwrap(),
+        stderr: stderr.join().unwrap(),
+    }
+}
+
+/// Runs a command to its end, but not for ever.
+pub fn output(command: &mut Command) -> Output {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    finish(piped.spawn().unwrap())
 }
 
 /// A command that takes nothing from the environment of the test.
@@ -52,26 +97,45 @@ impl Agent {
         Self::start_at(data_dir, "127.0.0.1:0")
     }
 
+    /// On this address. Another process may have taken the port of an agent that was killed: it is
+    /// tried until that one lets go of it.
     pub fn start_at(data_dir: &Path, http: &str) -> Self {
+        let started = Instant::now();
+        loop {
+            match Self::try_start_at(data_dir, http) {
+                Ok(agent) => return agent,
+                Err(said) if said.contains("cannot listen on") && started.elapsed() < PATIENCE => {
+                    thread::sleep(Duration::from_millis(100));
+                }
+                Err(said) => panic!("the agent ended: {said}"),
+            }
+        }
+    }
+
+    /// The error is what the agent said before it ended.
+    fn try_start_at(data_dir: &Path, http: &str) -> Result<Self, String> {
+        std::fs::create_dir_all(data_dir).unwrap();
+        let log = data_dir.join("agent.log");
         let mut child = tidings()
             .args(["agent", "--dev", "--http", http, "--data-dir"])
             .arg(data_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
         let file = data_dir.join("listening.json");
         let pid = child.id();
         let address = eventually("the agent to listen", || {
             if let Some(status) = child.try_wait().unwrap() {
-                panic!("the agent ended: {status}");
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                return Some(Err(format!("{status}: {said}")));
             }
             let text = std::fs::read(&file).ok()?;
             let value: Value = serde_json::from_slice(&text).ok()?;
             // A killed agent leaves its file behind.
-            (value["pid"] == pid).then(|| value["http"].as_str().unwrap().to_owned())
-        });
+            (value["pid"] == pid).then(|| Ok(value["http"].as_str().unwrap().to_owned()))
+        })?;
         let agent = Self {
             child,
             data_dir: data_dir.to_owned(),
@@ -84,7 +148,7 @@ impl Agent {
                 .starts_with(agent.ready().as_bytes())
                 .then_some(())
         });
-        agent
+        Ok(agent)
     }
 
     fn ready(&self) -> String {
@@ -96,6 +160,12 @@ impl Agent {
         self.kill();
         let (data_dir, address) = (self.data_dir.clone(), self.address.clone());
         Self::start_at(&data_dir, &address)
+    }
+
+    /// kill -9, then another data directory on the same port.
+    pub fn crash_and_restart_on(mut self, data_dir: &Path) -> Self {
+        self.kill();
+        Self::start_at(data_dir, &self.address.clone())
     }
 
     pub fn kill(&mut self) {
@@ -117,7 +187,7 @@ impl Agent {
 
     /// Runs a command to its end.
     pub fn run(&self, args: &[&str]) -> Output {
-        self.client(args).output().unwrap()
+        output(&mut self.client(args))
     }
 
     /// Runs a command that has to succeed; gives what it printed.
@@ -133,14 +203,23 @@ impl Agent {
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_owned();
         let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-        let output = child.wait_with_output().unwrap();
+        let output = finish(child);
         writer.join().unwrap().unwrap();
         output
     }
 
     pub fn follow(&self, args: &[&str]) -> Follower {
         let mut child = self.client(args).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        // Reading a pipe cannot be given up, waiting for a channel can.
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
         Follower { child, lines }
     }
 }
@@ -164,7 +243,7 @@ pub fn told(output: &Output) -> String {
 /// A running `tidings stream`. Killed when dropped.
 pub struct Follower {
     pub child: Child,
-    pub lines: BufReader<ChildStdout>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Follower {
@@ -172,12 +251,20 @@ impl Follower {
     pub fn take(&mut self, count: usize) -> Vec<String> {
         let mut lines = Vec::with_capacity(count);
         while lines.len() < count {
-            let mut line = String::new();
-            let read = self.lines.read_line(&mut line).unwrap();
-            assert!(read > 0, "the stream ended after {} lines", lines.len());
-            lines.push(line.trim_end().to_owned());
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => lines.push(line.trim_end().to_owned()),
+                Err(error) => panic!("{error}: {} of {count} lines came", lines.len()),
+            }
         }
         lines
+    }
+
+    /// What it said on standard error, once it has ended.
+    pub fn said(&mut self) -> String {
+        let mut said = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        said
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
