@@ -4,11 +4,12 @@ use std::sync::{Arc, LazyLock};
 use cel::common::types::CelString;
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
-use cel::{Context, Env, Program, Value};
+use cel::{Context, Env, IdedExpr, Value};
 use thiserror::Error;
 
 use crate::frame_view::EventView;
-use crate::free_names::FreeNames;
+use crate::patterns::{self, Pattern};
+use crate::rules::Found;
 
 /// How long an expression may be: 2 KiB of text.
 pub const EXPRESSION_BYTES_MAX: usize = 2_048;
@@ -54,16 +55,32 @@ const LOOP_DEPTH_MAX: usize = 1;
 /// unoptimised build, and a worker has 2 MiB.
 const DEPTH_MAX: usize = 100;
 
+/// How many times a value of a payload may be looked at for one event, all values together: an event
+/// for which a filter might need more has no answer. A look takes 50 to 100 ns, so this is less than
+/// half a second; a filter of ten comparisons is far from it even with the largest event.
+const EVALUATION_LOOKS_MAX: usize = 4_000_000;
+
 /// A condition on an event in the Common Expression Language, such as
 /// `Type == "JobRegistered" && Payload.Job.Priority > 50`.
 ///
 /// An event for which the expression has no answer (a field that it lacks, a comparison of unlike
-/// types) does not match.
+/// types, more values to look at than is allowed) does not match.
+///
+/// ```text
+/// text ──parse──▶ tree ──rules──▶ refused, or: patterns compiled, cost known ──▶ evaluated
+/// ```
 #[derive(Clone)]
 pub struct Expression {
     text: Arc<str>,
     program: Arc<Program>,
+}
+
+struct Program {
+    root: IdedExpr,
+    patterns: Vec<Pattern>,
     reads_payload: bool,
+    /// How often each value of a payload is looked at, at most.
+    cost: usize,
 }
 
 /// Why an expression is refused.
@@ -95,6 +112,75 @@ pub enum ExpressionError {
         /// How deep it is.
         depth: usize,
     },
+    /// It calls what is no function.
+    #[error("the filter uses {name}, which is no function here: use one of {known}")]
+    UnknownFunction {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// It calls a function as that cannot be called.
+    #[error("the filter calls {name} with other arguments than it takes: write {usage}")]
+    FunctionUse {
+        /// The function.
+        name: String,
+        /// How it is called.
+        usage: String,
+    },
+    /// It can be neither true nor false, so it would match nothing.
+    #[error("the filter has {found} where it needs a condition: compare it, as in Key == \"web\"")]
+    NotACondition {
+        /// What it has instead.
+        found: &'static str,
+    },
+    /// The result of one loop would be the range of another.
+    #[error(
+        "the filter loops over the result of a loop: a loop may go over a list of the event only, put both conditions into one loop"
+    )]
+    ChainedLoops,
+    /// Inside a loop it would cost its size for each item.
+    #[error(
+        "the filter has {what} inside a loop: only the loop's variable, literals, short fields such as Key, comparisons and `in` with a literal list or a list of the variable are allowed there"
+    )]
+    InLoop {
+        /// What stands there.
+        what: &'static str,
+    },
+    /// A list or a map would hold copies of what may be large.
+    #[error(
+        "the filter writes a list or a map of things whose size is unknown: only literals, numbers and short fields such as Key are allowed in it"
+    )]
+    LongElement,
+    /// Sums of lists or long texts are copies.
+    #[error(
+        "the filter has too many additions of unknown size: at most {limit} are allowed that are neither of numbers nor of short texts, write int(x) + int(y) for numbers"
+    )]
+    TooManyAdditions {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A pattern from an event could be anything, and would be compiled for each.
+    #[error(
+        "the filter calls matches with a pattern that is no literal: only a text such as \"^web-[0-9]+$\" is allowed"
+    )]
+    PatternNotLiteral,
+    /// A pattern is no regular expression, or too large as one.
+    #[error("the filter's pattern {pattern:?} is refused: {detail}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        detail: String,
+    },
+    /// Too many patterns.
+    #[error("the filter has {count} patterns: at most {limit} are allowed, join them by |")]
+    TooManyPatterns {
+        /// How many it has.
+        count: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// Loops within loops could keep a server busy with one event.
     #[error("the filter nests {depth} loops: at most {LOOP_DEPTH_MAX} may stand within each other")]
     LoopsTooDeep {
@@ -104,13 +190,18 @@ pub enum ExpressionError {
 }
 
 /// The standard functions; building them costs tens of microseconds, so it is done once.
-static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let mut environment = Env::stdlib();
+    patterns::declare(&mut environment);
+    Arc::new(environment)
+});
 
 impl Expression {
     /// Reads an expression.
     ///
     /// # Errors
-    /// When it is too long, not CEL, or names what events do not have.
+    /// When it is too long, not CEL, names what events do not have, is no condition, or could cost
+    /// more than reading its event.
     pub fn compile(text: &str) -> Result<Expression, ExpressionError> {
         if text.len() > EXPRESSION_BYTES_MAX {
             return Err(ExpressionError::TooLong { bytes: text.len() });
@@ -123,7 +214,10 @@ impl Expression {
             .spawn(move || {
                 ENVIRONMENT
                     .compile(&source)
-                    .map(|program| (FreeNames::of(program.expression()), program))
+                    .map(|program| {
+                        let root = program.expression();
+                        (Found::of(root), root.clone())
+                    })
                     .map_err(|errors| errors.to_string())
             });
         let compiled = match parser.map(|thread| thread.join()) {
@@ -131,7 +225,7 @@ impl Expression {
             Ok(Err(_)) => Err("the parser gave up on it".to_owned()),
             Err(source) => Err(format!("no thread could be started to read it ({source})")),
         };
-        let (found, program) = compiled.map_err(|detail| ExpressionError::Syntax {
+        let (found, mut root) = compiled.map_err(|detail| ExpressionError::Syntax {
             detail: first_line(&detail),
         })?;
         let known = |name: &str| VARIABLES.contains(&name) || TYPE_NAMES.contains(&name);
@@ -146,11 +240,18 @@ impl Expression {
                 depth: found.loop_depth,
             });
         }
-        let reads_payload = found.names.contains("Payload");
+        if let Some(broken) = found.broken {
+            return Err(broken);
+        }
+        let patterns = patterns::compile(&mut root)?;
         Ok(Expression {
             text: text.into(),
-            program: Arc::new(program),
-            reads_payload,
+            program: Arc::new(Program {
+                root,
+                patterns,
+                reads_payload: found.names.contains("Payload"),
+                cost: found.cost,
+            }),
         })
     }
 
@@ -161,7 +262,12 @@ impl Expression {
 
     /// Whether the expression is true of the event.
     pub fn matches(&self, event: &EventView<'_>) -> bool {
-        let payload = if self.reads_payload {
+        let program = &*self.program;
+        let payload = if program.reads_payload {
+            let values = 1 + memchr::memchr_iter(b',', event.payload().as_bytes()).count();
+            if values.saturating_mul(program.cost) > EVALUATION_LOOKS_MAX {
+                return false;
+            }
             let Ok(decoded) = serde_json::from_str::<serde_json::Value>(event.payload()) else {
                 return false;
             };
@@ -175,10 +281,14 @@ impl Expression {
         let fields = Fields {
             event: *event,
             payload,
+            patterns: &program.patterns,
         };
         let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
         context.set_variable_resolver(&fields);
-        matches!(self.program.execute(&context), Ok(Value::Bool(true)))
+        matches!(
+            Value::resolve(&program.root, &context),
+            Ok(Value::Bool(true))
+        )
     }
 }
 
@@ -214,6 +324,7 @@ fn to_cel(json: serde_json::Value) -> Value {
 struct Fields<'a> {
     event: EventView<'a>,
     payload: Option<Box<dyn Val>>,
+    patterns: &'a [Pattern],
 }
 
 impl VariableResolver for Fields<'_> {
@@ -241,7 +352,10 @@ impl VariableResolver for Fields<'_> {
                     .collect(),
             ))),
             "Payload" => self.payload.as_deref().map(CowVal::Borrowed),
-            _ => None,
+            name => {
+                let pattern = patterns::find(self.patterns, name)?;
+                Some(CowVal::Borrowed(pattern))
+            }
         }
     }
 }

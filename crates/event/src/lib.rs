@@ -21,12 +21,13 @@ mod event;
 mod expression;
 mod filter;
 mod frame_view;
-mod free_names;
 mod index;
 mod json_text;
 mod limits;
 mod namespace_set;
 mod new_event;
+mod patterns;
+mod rules;
 mod timestamp;
 mod topic_set;
 

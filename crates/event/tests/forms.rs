@@ -324,7 +324,13 @@ fn expressions_see_the_whole_event() {
         (r#"Payload.Job.Priority == "x""#, false),
         (r#"Key.matches("^w.b$")"#, true),
         (r#"Payload.Job.Meta == null"#, true),
-        (r#"1"#, false),
+        (r#"matches(Key, "^w.b$") && !Key.matches("x|y")"#, true),
+        (r#"Payload.Job.Tags.exists(t, t in ["b", "c"])"#, true),
+        (r#"Payload.Job.Tags.exists_one(t, t == "a")"#, true),
+        (r#"size(Payload.Job.Tags.filter(t, t != "a")) == 1"#, true),
+        (r#"Payload.Job.Tags.map(t, size(t) + 1)[1] == 2"#, true),
+        (r#"Key + "/" + Node == "web/n1""#, true),
+        (r#"Payload.Job.Priority + 1 == 71"#, true),
     ] {
         let expression =
             Expression::compile(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -359,6 +365,126 @@ fn expressions_that_cannot_be_are_refused() {
     ));
     let deep = format!("{}true{}", "(".repeat(1_000), ")".repeat(1_000));
     let _ = Expression::compile(&deep); // refused or not: no overflow
+}
+
+#[test]
+fn a_filter_that_can_match_nothing_is_refused() {
+    for (text, part) in [
+        ("1", "a number"),
+        ("Key", "a text"),
+        ("Payload", "an object"),
+        ("FilterKeys", "a list"),
+        ("Index + 1", "a number"),
+        (r#"Key == "a" || "b""#, "a text"),
+        ("FilterKeys.map(k, k)", "a list"),
+        ("!size(Key)", "a number"),
+        (r#"Key.startswith("a")"#, "startswith, which is no function"),
+        (r#"lower(Key) == "a""#, "lower, which is no function"),
+        (r#"startsWith(Key, "a")"#, "write value.startsWith(x)"),
+        ("optional.of(1).hasValue()", "events do not have"),
+    ] {
+        let error = Expression::compile(text).expect_err(text).to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+    for text in [
+        "true",
+        "has(Payload.a)",
+        "Payload.flag",
+        "Payload.list[0]",
+        "bool(Payload.flag)",
+        "Payload.a ? Payload.b : false",
+        "FilterKeys.exists(k, k == Key)",
+    ] {
+        Expression::compile(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    }
+}
+
+#[test]
+fn g9_filters_whose_cost_grows_faster_than_the_event_are_refused() {
+    let is = |text: &str| Expression::compile(text).map(|_| ()).unwrap_err();
+    assert_eq!(
+        is("Payload.a.map(x, x).map(x, x).exists(x, x == 1)"),
+        ExpressionError::ChainedLoops
+    );
+    assert_eq!(
+        is("(Payload.a.map(x, x) + Payload.b).exists(x, x == 1)"),
+        ExpressionError::ChainedLoops
+    );
+    for text in [
+        "Payload.a.map(x, Payload.a) == 1",
+        "Payload.a.exists(x, x in Payload.b)",
+        "Payload.a.exists(x, x in FilterKeys)",
+        "Payload.a.all(x, Payload.s.contains(x))",
+        "Payload.a.all(x, size(Payload.s) > x)",
+        "Payload.a.map(x, x + x) == Payload.b",
+        "Payload.a.map(x, [x, x]) == Payload.b",
+        "Payload.a.map(x, {\"a\": x}) == Payload.b",
+        "Payload.a.exists(x, x.matches(\"a\"))",
+        "Payload.a.exists(x, x in [Payload.b])",
+    ] {
+        assert!(
+            matches!(
+                is(text),
+                ExpressionError::InLoop { .. } | ExpressionError::LongElement
+            ),
+            "{text}: {}",
+            is(text)
+        );
+    }
+    assert_eq!(is("[Payload, Payload] == 1"), ExpressionError::LongElement);
+    assert_eq!(is("{\"a\": Payload} == 1"), ExpressionError::LongElement);
+    let sum = ["Payload.a"; 10].join("+");
+    assert!(matches!(
+        is(&format!("{sum} == Payload.b")),
+        ExpressionError::TooManyAdditions { .. }
+    ));
+    // What is allowed is searched in time, and what would take too long has no answer.
+    let numbers = (0..100_000).map(|n| n.to_string()).collect::<Vec<_>>();
+    let numbers = numbers.join(",");
+    let json = format!(r#"{{"Topic":"T","Type":"A","Payload":{{"a":[{numbers}]}}}}"#);
+    let line = line(1, &[event(&json)]);
+    let view = FrameView::parse(&line).unwrap();
+    let last = Expression::compile("Payload.a.exists(x, x == 99999)").unwrap();
+    assert!(last.matches(&view.events()[0]));
+    let many = ["x == -1"; 200].join("||");
+    let many = Expression::compile(&format!("Payload.a.all(x, !({many}))"));
+    if let Ok(many) = many {
+        assert!(!many.matches(&view.events()[0]));
+    }
+    let wide = ["Payload.a == Payload.a"; 60].join("&&");
+    assert!(
+        !Expression::compile(&wide)
+            .unwrap()
+            .matches(&view.events()[0])
+    );
+}
+
+#[test]
+fn g9_patterns_are_literals_of_bounded_size() {
+    let is = |text: &str| Expression::compile(text).map(|_| ()).unwrap_err();
+    assert_eq!(
+        is("Key.matches(Payload.pattern)"),
+        ExpressionError::PatternNotLiteral
+    );
+    assert_eq!(
+        is(r#"Key.matches("a" + Key)"#),
+        ExpressionError::PatternNotLiteral
+    );
+    for text in [
+        r#"Key.matches("(a")"#,
+        r#"Key.matches("(\\w{500}){500}")"#,
+        r#"matches(Key, "(((a{100}){100}){100})")"#,
+    ] {
+        assert!(
+            matches!(is(text), ExpressionError::Pattern { .. }),
+            "{text}"
+        );
+    }
+    let many = [r#"Key.matches("a")"#; 5].join("||");
+    assert!(matches!(
+        is(&many),
+        ExpressionError::TooManyPatterns { count: 5, .. }
+    ));
 }
 
 /// Both sides of the limit on nesting, on as much stack as a worker has.
