@@ -143,14 +143,14 @@ pub enum ProposeError {
         /// The leader, if it is known.
         leader: Option<u64>,
     },
-    /// The leader changed underway: it may have been recorded, or not. Send it again with the same
-    /// ids.
-    #[error("the leader changed before the commands were answered")]
+    /// The leader changed or the server stopped underway: it may have been recorded, or not. Send it
+    /// again with the same ids.
+    #[error("the leader changed or the server stopped before the commands were answered")]
     Unknown {
         /// The leader, if it is known.
         leader: Option<u64>,
     },
-    /// The server stops or has failed. What was underway may have been recorded, or not.
+    /// The server stops or has failed. Nothing was recorded.
     #[error("the server has stopped: {reason}")]
     Stopped {
         /// Why.

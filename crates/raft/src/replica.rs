@@ -67,12 +67,6 @@ struct Inner {
 /// The outcomes of a group that has its place in the order, one for each command.
 pub type Submitted = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, ProposeError>> + Send>>;
 
-fn stop_reason(fault: &Fault) -> Arc<str> {
-    fault
-        .reason()
-        .unwrap_or_else(|| "the server shuts down".into())
-}
-
 /// What ends with the replica.
 struct Running {
     proposer: JoinHandle<()>,
@@ -210,7 +204,6 @@ impl Replica {
             };
             self.inner.queue.push(group).await?;
         }
-        let fault = self.inner.fault.clone();
         Ok(Box::pin(async move {
             if !waits {
                 return Ok(Vec::new());
@@ -218,9 +211,7 @@ impl Replica {
             match answered.await {
                 Ok(outcomes) => outcomes,
                 // the engine went without an answer
-                Err(_) => Err(ProposeError::Stopped {
-                    reason: stop_reason(&fault),
-                }),
+                Err(_) => Err(ProposeError::Unknown { leader: None }),
             }
         }))
     }
