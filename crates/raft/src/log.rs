@@ -16,7 +16,7 @@ use openraft::{
     storage::{IOFlushed, RaftLogStorage},
 };
 use parking_lot::Mutex;
-use tidings_store::{RaftLog, RaftLogState, StoreError};
+use tidings_store::{LogRecord, RaftLog, RaftLogState, StoreError};
 use tokio::sync::Notify;
 
 use crate::{
@@ -46,6 +46,7 @@ pub(crate) struct Log {
 struct Shared {
     store: RaftLog,
     tail: Mutex<Tail>,
+    marks: Mutex<Marks>,
     fault: Fault,
     /// Appends that are not on disk.
     unflushed: AtomicUsize,
@@ -68,6 +69,19 @@ struct Tail {
     recent_bytes: usize,
 }
 
+/// How far the log is committed and how far it is on disk.
+///
+/// The engine may commit entries that other servers have and this disk does not yet. What is noted
+/// as committed is therefore never beyond what is on disk: the next start takes the note for proof
+/// that the entries were there.
+#[derive(Debug, Default)]
+struct Marks {
+    committed: Option<EntryId>,
+    flushed: Option<EntryId>,
+    /// What the file says.
+    saved: Option<EntryId>,
+}
+
 /// Where the log begins and ends, for status.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LogRange {
@@ -84,7 +98,17 @@ impl Log {
             .vote()
             .map(|bytes| codec::decode_ballot(&bytes))
             .transpose()?;
+        let committed = store
+            .committed()
+            .as_ref()
+            .map(codec::entry_id_of)
+            .transpose()?;
         let first = state.first.as_ref().map(|first| first.index);
+        let marks = Marks {
+            committed,
+            flushed: last,
+            saved: committed,
+        };
         let tail = Tail {
             first,
             purged,
@@ -97,6 +121,7 @@ impl Log {
             shared: Arc::new(Shared {
                 store,
                 tail: Mutex::new(tail),
+                marks: Mutex::new(marks),
                 fault,
                 unflushed: AtomicUsize::new(0),
                 flushed: Notify::new(),
@@ -197,26 +222,77 @@ impl Log {
 
     /// Entries from `start` on, as far as they are in the log and before `end`; at least one when
     /// there is any, and about [`READ_BYTES_MAX`] at most when they come from the disk.
-    async fn read(&self, start: u64, end: u64) -> io::Result<Vec<LogEntry>> {
-        let (start, end) = {
+    async fn read(&self, mut start: u64, mut end: u64) -> io::Result<Vec<LogEntry>> {
+        {
             let tail = self.shared.tail.lock();
             let Some(first) = tail.first else {
                 return Ok(Vec::new());
             };
-            let start = start.max(first);
-            let end = end.min(tail.last.map_or(0, |last| last.index + 1));
+            start = start.max(first);
+            end = end.min(tail.last.map_or(0, |last| last.index + 1));
             if start >= end {
                 return Ok(Vec::new());
             }
             if let Some(recent) = tail.recent(start, end) {
                 return Ok(recent);
             }
-            (start, end)
-        };
-        let read = move |store: &RaftLog| store.read_limited(start..end, READ_BYTES_MAX);
-        let records = self.blocking("cannot read the log", read).await?;
+        }
+        let records = self
+            .blocking("cannot read the log", move |store| {
+                read_present(store, start, end)
+            })
+            .await?;
         let entries: Result<Vec<_>, _> = records.into_iter().map(record::entry_of).collect();
         entries.map_err(|error| self.failed("cannot read the log", error))
+    }
+}
+
+/// The records of `start..end` that the log still holds: meanwhile it may have been purged or
+/// truncated, which is no failure.
+fn read_present(
+    store: &RaftLog,
+    mut start: u64,
+    mut end: u64,
+) -> Result<Vec<LogRecord>, StoreError> {
+    while start < end {
+        match store.read_limited(start..end, READ_BYTES_MAX) {
+            Err(StoreError::NotInLog {
+                first, end: behind, ..
+            }) => {
+                let (before, after) = (start, end);
+                start = start.max(first);
+                end = end.min(behind);
+                if (start, end) == (before, after) {
+                    // Purged while it was read, and the range has not caught up.
+                    std::thread::yield_now();
+                }
+            }
+            read => return read,
+        }
+    }
+    Ok(Vec::new())
+}
+
+impl Shared {
+    /// Takes note of a change of the marks, and writes down what is committed and on disk.
+    fn mark(&self, change: impl FnOnce(&mut Marks)) -> Result<(), StoreError> {
+        let mut marks = self.marks.lock();
+        change(&mut marks);
+        let (Some(committed), Some(flushed)) = (marks.committed, marks.flushed) else {
+            return Ok(());
+        };
+        // An entry before one that is committed is committed too.
+        let both = match committed.index <= flushed.index {
+            true => committed,
+            false => flushed,
+        };
+        if marks.saved == Some(both) {
+            return Ok(());
+        }
+        // A write to the page cache: it only saves work after a restart, so it need not be synced.
+        self.store.save_committed(&codec::log_id_of(&both))?;
+        marks.saved = Some(both);
+        Ok(())
     }
 }
 
@@ -349,7 +425,12 @@ impl RaftLogReader<Binding> for Log {
         start: u64,
         end: u64,
     ) -> Result<Vec<LogEntry>, io::Error> {
-        self.read(start, end).await
+        let entries = self.read(start, end).await?;
+        // Whoever sends them says that they follow the entry before `start`.
+        match entries.first() {
+            Some(first) if first.log_id.index == start => Ok(entries),
+            _ => Ok(Vec::new()),
+        }
     }
 
     async fn read_vote(&mut self) -> Result<Option<Ballot>, io::Error> {
@@ -385,24 +466,15 @@ impl RaftLogStorage<Binding> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<EntryId>) -> Result<(), io::Error> {
-        let Some(committed) = committed else {
+        if committed.is_none() {
             return Ok(());
-        };
-        // A write to the page cache: it only saves work after a restart, so it need not be synced.
-        let saved = self
-            .shared
-            .store
-            .save_committed(&codec::encode_entry_id(&committed));
+        }
+        let saved = self.shared.mark(|marks| marks.committed = committed);
         saved.map_err(|error| self.failed("cannot save what is committed", error))
     }
 
     async fn read_committed(&mut self) -> Result<Option<EntryId>, io::Error> {
-        let Some(bytes) = self.shared.store.committed() else {
-            return Ok(None);
-        };
-        codec::decode_entry_id(&bytes)
-            .map(Some)
-            .map_err(io::Error::other)
+        Ok(self.shared.marks.lock().saved)
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Binding>) -> Result<(), io::Error>
@@ -411,6 +483,7 @@ impl RaftLogStorage<Binding> for Log {
         I::IntoIter: OptionalSend,
     {
         let mut records = Vec::new();
+        let mut last = None;
         let mut permits = Vec::new();
         let mut bytes = 0;
         {
@@ -421,6 +494,7 @@ impl RaftLogStorage<Binding> for Log {
                 if let Payload::Normal(proposal) = &entry.payload {
                     permits.extend(proposal.take_permit());
                 }
+                last = Some(entry.log_id);
                 tail.push(entry);
             }
             tail.trim();
@@ -435,10 +509,18 @@ impl RaftLogStorage<Binding> for Log {
 
         let shared = self.shared.clone();
         let done = Box::new(move |result: io::Result<()>| {
-            if let Err(error) = &result {
-                shared
+            match &result {
+                Ok(()) => {
+                    let marked = shared.mark(|marks| marks.flushed = last.or(marks.flushed));
+                    if let Err(error) = marked {
+                        shared
+                            .fault
+                            .raise(format!("cannot save what is committed: {}", chain(&error)));
+                    }
+                }
+                Err(error) => shared
                     .fault
-                    .raise(format!("cannot write the log: {}", chain(error)));
+                    .raise(format!("cannot write the log: {}", chain(error))),
             }
             callback.io_completed(result);
             drop(permits);
@@ -456,7 +538,10 @@ impl RaftLogStorage<Binding> for Log {
             store.truncate_from(from)
         })
         .await?;
-        self.shared.tail.lock().truncate(last);
+        let mut tail = self.shared.tail.lock();
+        tail.truncate(last);
+        // What is left is on disk: truncating has waited for it.
+        self.shared.marks.lock().flushed = tail.last;
         Ok(())
     }
 
@@ -465,6 +550,89 @@ impl RaftLogStorage<Binding> for Log {
         self.blocking("cannot purge the log", move |store| store.purge_to(id))
             .await?;
         self.shared.tail.lock().purge(upto);
+        let mut marks = self.shared.marks.lock();
+        if marks.flushed < Some(upto) {
+            marks.flushed = Some(upto);
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tidings_event::Timestamp;
+    use tidings_store::RaftLogConfig;
+    use tidings_timeline::Batch;
+
+    use super::*;
+    use crate::binding::{LeaderId, Proposal};
+
+    fn id(index: u64) -> EntryId {
+        let leader_id = LeaderId {
+            term: 1,
+            node_id: 7,
+        };
+        EntryId { leader_id, index }
+    }
+
+    /// An entry that the cache of recent ones does not keep when many come.
+    fn entry(index: u64) -> LogEntry {
+        let batch = Batch {
+            time: Timestamp::from_unix_micros(0),
+            groups: vec![Bytes::from_static(b"x")],
+        };
+        LogEntry {
+            log_id: id(index),
+            payload: Payload::Normal(Proposal::stored(batch)),
+        }
+    }
+
+    fn open(dir: &std::path::Path) -> Log {
+        let (store, state) = RaftLog::open(dir, RaftLogConfig::default()).unwrap();
+        Log::new(store, state, Fault::new()).unwrap()
+    }
+
+    async fn append(log: &mut Log, indexes: std::ops::Range<u64>) {
+        log.append(indexes.map(entry), IOFlushed::noop())
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_noted_as_committed_is_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = open(dir.path());
+        append(&mut log, 0..3).await;
+        log.wait_flushed().await;
+        // Others have entries that this disk does not have yet.
+        log.save_committed(Some(id(5))).await.unwrap();
+        assert_eq!(log.read_committed().await.unwrap(), Some(id(2)));
+        let stored = log.store().committed().map(|id| id.index);
+        assert_eq!(stored, Some(2));
+        append(&mut log, 3..7).await;
+        log.wait_flushed().await;
+        assert_eq!(log.read_committed().await.unwrap(), Some(id(5)));
+        assert_eq!(log.store().committed().map(|id| id.index), Some(5));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_loses_a_race_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = open(dir.path());
+        append(&mut log, 0..10).await;
+        log.wait_flushed().await;
+        // The store has changed and the tail has not been told yet.
+        log.store().purge_to(codec::log_id_of(&id(3))).unwrap();
+        log.store().truncate_from(8).unwrap();
+        log.shared.tail.lock().recent.clear();
+        let found = log.read(0, 10).await.unwrap();
+        let indexes: Vec<u64> = found.iter().map(|entry| entry.log_id.index).collect();
+        assert_eq!(indexes, [4, 5, 6, 7]);
+        assert!(log.read(0, 4).await.unwrap().is_empty());
+        assert_eq!(log.shared.fault.reason(), None);
+        let late = log.limited_get_log_entries(2, 10).await.unwrap();
+        assert!(late.is_empty(), "it would begin later than asked");
+        assert_eq!(log.limited_get_log_entries(4, 6).await.unwrap().len(), 2);
     }
 }

@@ -280,19 +280,7 @@ impl Check<'_> {
         if let Err(error) = checked_file::read(&vote, Kind::Vote) {
             self.note(&vote, error);
         }
-        let committed_path = dir.join(DiskName::RaftCommitted.file_name());
-        match disk::read_optional(&committed_path) {
-            Ok(Some(bytes))
-                if committed::newest(&bytes).is_none() && !committed::is_unused(&bytes) =>
-            {
-                self.note(
-                    &committed_path,
-                    StoreError::damaged(&committed_path, 0, "neither of its two slots can be read"),
-                );
-            }
-            Ok(_) => {}
-            Err(error) => self.note(&committed_path, error),
-        }
+        let committed = self.committed(&dir.join(DiskName::RaftCommitted.file_name()));
         let truncating_path = dir.join(DiskName::RaftTruncating.file_name());
         let truncating = raft_recovery::read_truncating(dir).unwrap_or_else(|error| {
             self.note(&truncating_path, error);
@@ -310,17 +298,62 @@ impl Check<'_> {
                 segments.push((first, path));
             }
         }
-        self.raft_segments(dir, &segments, purged_to, truncating);
+        let known = self.report.faults.len();
+        let next = self.raft_segments(dir, &segments, purged_to, truncating);
+        // Where something else is wrong already, that says more.
+        if known == self.report.faults.len()
+            && let Some(committed) = committed.filter(|&committed| committed >= next)
+        {
+            let path = match segments.last() {
+                Some((_, path)) => path.clone(),
+                None => dir.join(DiskName::RaftSegment(next).file_name()),
+            };
+            let what = raft_recovery::ends_early(next, committed);
+            let end = self.torn_at(&path);
+            self.note(&path, StoreError::damaged(&path, end, what));
+        }
         Ok(())
     }
 
+    /// Takes back that the end of this file is repairable: it is not, where it was committed. Says
+    /// where it was torn.
+    fn torn_at(&mut self, path: &Path) -> u64 {
+        let repairable = &mut self.report.repairable;
+        match repairable.iter().position(|fault| fault.path == path) {
+            Some(at) => repairable.remove(at).offset,
+            None => std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
+        }
+    }
+
+    /// Up to where the log was once on disk.
+    fn committed(&mut self, path: &Path) -> Option<u64> {
+        match disk::read_optional(path) {
+            Ok(Some(bytes))
+                if committed::newest(&bytes).is_none() && !committed::is_unused(&bytes) =>
+            {
+                self.note(
+                    path,
+                    StoreError::damaged(path, 0, "neither of its two slots can be read"),
+                );
+                None
+            }
+            Ok(_) => committed::read(path).ok().flatten().map(|id| id.index),
+            Err(error) => {
+                self.note(path, error);
+                None
+            }
+        }
+    }
+
+    /// Checks the segments; says where the next record would go.
     fn raft_segments(
         &mut self,
         dir: &Path,
         segments: &[(u64, PathBuf)],
         purged: Option<u64>,
         truncating: Option<u64>,
-    ) {
+    ) -> u64 {
+        let mut next = purged.map_or(0, |purged| purged + 1);
         if let Some((first, _)) = segments.first() {
             let start = purged.map_or(raft_recovery::FIRST_INDEX_MAX, |purged| purged + 1);
             if *first > start {
@@ -347,9 +380,11 @@ impl Check<'_> {
                     continue;
                 }
             };
-            self.raft_segment(*first, path, &bytes, next_first, truncating);
+            let after = self.raft_segment(*first, path, &bytes, next_first, truncating);
+            next = next.max(after);
             self.done(path, bytes.len() as u64);
         }
+        next
     }
 
     fn raft_segment(
@@ -359,22 +394,26 @@ impl Check<'_> {
         bytes: &[u8],
         next_first: Option<u64>,
         truncating: Option<u64>,
-    ) {
+    ) -> u64 {
         let scan = match raft_recovery::scan(bytes, first) {
             Ok(scan) => scan,
-            Err((at, what)) => return self.note(path, StoreError::damaged(path, at, what)),
+            Err((at, what)) => {
+                self.note(path, StoreError::damaged(path, at, what));
+                return first;
+            }
         };
         let next = first + scan.offsets.len() as u64;
         self.report.raft_records += scan.offsets.len() as u64;
         if truncating.is_some_and(|from| from <= next) {
-            return;
+            return next;
         }
         if let Some(expected) = next_first.filter(|&expected| expected != next) {
             let what = format!(
                 "records {next} to {} cannot be read",
                 expected.saturating_sub(1)
             );
-            return self.note(path, StoreError::damaged(path, scan.end as u64, what));
+            self.note(path, StoreError::damaged(path, scan.end as u64, what));
+            return next;
         }
         match scan.tail {
             Some(tail) if tail.damage || next_first.is_some() => {
@@ -388,6 +427,7 @@ impl Check<'_> {
             }),
             None => {}
         }
+        next
     }
 
     /// Checks the snapshots. The frame that the newest readable one ends at; `None` when there are

@@ -48,7 +48,12 @@ fn fill(path: &Path) {
         log.append_and_wait(vec![record]).unwrap();
     }
     log.save_vote(b"vote").unwrap();
-    log.save_committed(b"committed").unwrap();
+    log.save_committed(&LogId {
+        index: 18,
+        term: 1,
+        leader: vec![1],
+    })
+    .unwrap();
     log.purge_to(LogId {
         index: 8,
         term: 1,

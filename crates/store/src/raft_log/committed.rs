@@ -9,6 +9,10 @@
 //! ```
 //! Slots are written in turn; the readable one with the higher sequence counts. A write that is cut
 //! short spoils one slot and leaves the other.
+//!
+//! ```text
+//! body    version u8 = 1 | index u64 | term u64 | leader
+//! ```
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -16,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
+use super::record::LogId;
 use crate::disk::{self, u32_at, u64_at};
 use crate::error::StoreError;
 
@@ -30,33 +35,34 @@ pub(crate) struct CommittedFile {
     file: File,
     path: PathBuf,
     sequence: u64,
-    body: Option<Vec<u8>>,
+    current: Option<LogId>,
 }
+
+// Wire value: append only.
+const BODY_VERSION: u8 = 1;
 
 impl CommittedFile {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let bytes = disk::read_optional(path)?.unwrap_or_default();
         let file = disk::open_or_create(path)?;
-        let (sequence, body) = match newest(&bytes) {
-            Some((sequence, body)) => (sequence, Some(body)),
-            None => {
-                if !is_unused(&bytes) {
-                    // It only saves work at start: without it the log is applied again as far as
-                    // the leader says it is committed.
-                    warn!(path = %path.display(), "the committed log id cannot be read, going on without it");
-                }
-                (0, None)
-            }
-        };
+        let (sequence, body) = newest(&bytes).unwrap_or_default();
+        let current = decode(&body);
+        if current.is_none() && !is_unused(&bytes) {
+            // It only saves work at start: without it the log is applied again as far as the leader
+            // says it is committed.
+            warn!(path = %path.display(), "the committed log id cannot be read, going on without it");
+        }
         Ok(Self {
             file,
             path: path.to_owned(),
             sequence,
-            body,
+            current,
         })
     }
 
-    pub(crate) fn save(&mut self, body: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn save(&mut self, committed: &LogId) -> Result<(), StoreError> {
+        let mut body = vec![BODY_VERSION];
+        body.extend_from_slice(&committed.encode());
         if body.len() > COMMITTED_BYTES_MAX {
             return Err(StoreError::TooLarge {
                 what: "a committed log id",
@@ -68,7 +74,7 @@ impl CommittedFile {
         let mut slot = [0; SLOT_BYTES];
         slot[4..12].copy_from_slice(&sequence.to_le_bytes());
         slot[12..16].copy_from_slice(&(body.len() as u32).to_le_bytes());
-        slot[SLOT_HEAD_BYTES..SLOT_HEAD_BYTES + body.len()].copy_from_slice(body);
+        slot[SLOT_HEAD_BYTES..SLOT_HEAD_BYTES + body.len()].copy_from_slice(&body);
         let crc = crc32fast::hash(&slot[4..SLOT_HEAD_BYTES + body.len()]);
         slot[..4].copy_from_slice(&crc.to_le_bytes());
         let offset = (sequence % 2) * SLOT_BYTES as u64;
@@ -76,12 +82,25 @@ impl CommittedFile {
             .write_all_at(&slot, offset)
             .map_err(StoreError::io("write", &self.path))?;
         self.sequence = sequence;
-        self.body = Some(body.to_vec());
+        self.current = Some(committed.clone());
         Ok(())
     }
 
-    pub(crate) fn current(&self) -> Option<Vec<u8>> {
-        self.body.clone()
+    pub(crate) fn current(&self) -> Option<LogId> {
+        self.current.clone()
+    }
+}
+
+/// The committed log id in a file that is left as it is.
+pub(crate) fn read(path: &Path) -> Result<Option<LogId>, StoreError> {
+    let bytes = disk::read_optional(path)?.unwrap_or_default();
+    Ok(newest(&bytes).and_then(|(_, body)| decode(&body)))
+}
+
+fn decode(body: &[u8]) -> Option<LogId> {
+    match body.split_first() {
+        Some((&BODY_VERSION, id)) => LogId::decode(id),
+        _ => None,
     }
 }
 
@@ -115,16 +134,24 @@ fn read_slot(slot: &[u8]) -> Option<(u64, Vec<u8>)> {
 mod tests {
     use super::*;
 
+    fn id(index: u64) -> LogId {
+        LogId {
+            index,
+            term: 2,
+            leader: vec![index as u8],
+        }
+    }
+
     #[test]
     fn a_torn_write_leaves_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("committed");
         let mut file = CommittedFile::open(&path).unwrap();
         assert_eq!(file.current(), None);
-        file.save(b"one").unwrap();
-        file.save(b"two").unwrap();
+        file.save(&id(1)).unwrap();
+        file.save(&id(2)).unwrap();
         let before = std::fs::read(&path).unwrap();
-        file.save(b"three").unwrap();
+        file.save(&id(3)).unwrap();
         let after = std::fs::read(&path).unwrap();
         drop(file);
         for cut in 0..=SLOT_BYTES {
@@ -134,12 +161,8 @@ mod tests {
                 .copy_from_slice(&after[SLOT_BYTES..SLOT_BYTES + cut]);
             std::fs::write(&path, &torn).unwrap();
             let current = CommittedFile::open(&path).unwrap().current().unwrap();
-            let complete = cut >= SLOT_HEAD_BYTES + 5;
-            assert_eq!(
-                current,
-                if complete { &b"three"[..] } else { b"two" },
-                "cut at {cut}"
-            );
+            let complete = cut >= SLOT_HEAD_BYTES + 18;
+            assert_eq!(current, id(if complete { 3 } else { 2 }), "cut at {cut}");
         }
     }
 
@@ -148,16 +171,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("committed");
         let mut file = CommittedFile::open(&path).unwrap();
-        file.save(b"x").unwrap();
+        file.save(&id(3)).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(
-            &bytes[SLOT_BYTES + 4..SLOT_BYTES + 17],
-            b"\x01\0\0\0\0\0\0\0\x01\0\0\0x"
+            &bytes[SLOT_BYTES + 4..SLOT_BYTES + 34],
+            b"\x01\0\0\0\0\0\0\0\x12\0\0\0\x01\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"
         );
-        assert!(file.save(&[0; COMMITTED_BYTES_MAX + 1]).is_err());
-        assert_eq!(
-            CommittedFile::open(&path).unwrap().current().as_deref(),
-            Some(&b"x"[..])
-        );
+        let long = LogId {
+            leader: vec![0; COMMITTED_BYTES_MAX],
+            ..id(4)
+        };
+        assert!(file.save(&long).is_err());
+        assert_eq!(read(&path).unwrap(), Some(id(3)));
     }
 }

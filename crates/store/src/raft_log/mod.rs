@@ -135,8 +135,10 @@ impl RaftLog {
         };
         disk::create_dir(dir)?;
         let vote = checked_file::read(&dir.join(DiskName::RaftVote.file_name()), Kind::Vote)?;
-        let committed = CommittedFile::open(&dir.join(DiskName::RaftCommitted.file_name()))?;
-        let mut recovered = recovery::recover(dir)?;
+        let path = dir.join(DiskName::RaftCommitted.file_name());
+        let known = committed::read(&path)?;
+        let mut recovered = recovery::recover(dir, known.as_ref().map(|known| known.index))?;
+        let committed = CommittedFile::open(&path)?;
         let found = std::mem::take(&mut recovered.spares);
         let spares = Spares::take_over(found, config.segment_bytes)?;
         let shared = Arc::new(Shared::new(recovered, config.cache_bytes));
@@ -349,19 +351,22 @@ impl RaftLog {
         self.inner.vote.lock().clone()
     }
 
-    /// Notes the committed log id (at most 240 bytes), without waiting for the disk: after a
-    /// power failure it may be an older one.
+    /// Notes the committed log id, without waiting for the disk: after a power failure it may be an
+    /// older one.
+    ///
+    /// The entry must be on disk already. The next start takes the note for proof that it was: a log
+    /// that ends before it is refused as damaged.
     ///
     /// # Errors
     ///
     /// [`StoreError::Io`] and [`StoreError::TooLarge`].
-    pub fn save_committed(&self, committed: &[u8]) -> Result<(), StoreError> {
+    pub fn save_committed(&self, committed: &LogId) -> Result<(), StoreError> {
         self.inner.committed.lock().save(committed)
     }
 
     /// The committed log id, as it was last saved.
     #[must_use]
-    pub fn committed(&self) -> Option<Vec<u8>> {
+    pub fn committed(&self) -> Option<LogId> {
         self.inner.committed.lock().current()
     }
 

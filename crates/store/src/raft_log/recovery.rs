@@ -168,8 +168,9 @@ fn examine_tail(bytes: &[u8], scan: &Scan, what: &'static str) -> Option<Tail> {
     tail
 }
 
-/// Opens what is in `dir`, finishing what was interrupted and cutting a torn tail.
-pub(crate) fn recover(dir: &Path) -> Result<Recovered, StoreError> {
+/// Opens what is in `dir`, finishing what was interrupted and cutting a torn tail. Up to `committed`
+/// the log was once on disk.
+pub(crate) fn recover(dir: &Path, committed: Option<u64>) -> Result<Recovered, StoreError> {
     let purged = read_purged(dir)?;
     let mut found = Vec::new();
     let mut spares = Vec::new();
@@ -200,10 +201,79 @@ pub(crate) fn recover(dir: &Path) -> Result<Recovered, StoreError> {
         spares,
     };
     let count = found.len();
+    let mut torn = None;
     for (position, (first, path)) in found.into_iter().enumerate() {
-        recover_segment(&mut recovered, first, path, position + 1 == count)?;
+        torn = recover_segment(&mut recovered, first, path, position + 1 == count)?;
+    }
+    check_reaches(dir, &recovered, committed)?;
+    if let Some(torn) = torn {
+        cut(&mut recovered, torn)?;
     }
     Ok(recovered)
+}
+
+/// Refuses a log that ends before an entry that was on disk: what is torn there, or gone, was
+/// acknowledged.
+fn check_reaches(
+    dir: &Path,
+    recovered: &Recovered,
+    committed: Option<u64>,
+) -> Result<(), StoreError> {
+    let Some(committed) = committed else {
+        return Ok(());
+    };
+    let purged_next = recovered.purged.as_ref().map_or(0, |id| id.index + 1);
+    let (path, offset, next) = match recovered.segments.last() {
+        Some(segment) => (
+            segment.path.clone(),
+            u64::from(segment.end),
+            segment.next().max(purged_next),
+        ),
+        None => {
+            let first = DiskName::RaftSegment(purged_next).file_name();
+            (dir.join(first), 0, purged_next)
+        }
+    };
+    if committed < next {
+        return Ok(());
+    }
+    Err(StoreError::damaged(
+        &path,
+        offset,
+        ends_early(next, committed),
+    ))
+}
+
+/// What is wrong with a log whose next record would be `next`.
+pub(crate) fn ends_early(next: u64, committed: u64) -> String {
+    format!(
+        "the log ends before record {next}, and the records up to {committed} were acknowledged"
+    )
+}
+
+/// The unfinished end of the last segment.
+struct TornEnd {
+    /// Up to here it must be overwritten.
+    stop: u64,
+    what: &'static str,
+}
+
+/// Overwrites the unfinished end of the last segment.
+fn cut(recovered: &mut Recovered, torn: TornEnd) -> Result<(), StoreError> {
+    let Some(segment) = recovered.segments.last() else {
+        return Ok(());
+    };
+    let (path, offset) = (&segment.path, u64::from(segment.end));
+    disk::write_zeros(&segment.file, offset, torn.stop - offset)
+        .and_then(|()| segment.file.sync_data())
+        .map_err(StoreError::io("cut", path))?;
+    warn!(path = %path.display(), offset, what = torn.what, "an unfinished write was cut off the raft log");
+    recovered.torn = Some(TornTail {
+        path: path.clone(),
+        offset,
+        what: torn.what.to_owned(),
+    });
+    Ok(())
 }
 
 /// The log id up to which the log was purged.
@@ -284,7 +354,7 @@ fn recover_segment(
     first: u64,
     path: PathBuf,
     is_last: bool,
-) -> Result<(), StoreError> {
+) -> Result<Option<TornEnd>, StoreError> {
     check_follows(
         &path,
         first,
@@ -294,19 +364,14 @@ fn recover_segment(
     let bytes = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
     let scan = scan(&bytes, first).map_err(|(at, what)| StoreError::damaged(&path, at, what))?;
     let file = disk::open_existing(&path)?;
+    let mut torn = None;
     if let Some(tail) = scan.tail {
         if !is_last || tail.damage {
             return Err(StoreError::damaged(&path, scan.end as u64, tail.what));
         }
-        let stop = tail.remains_end.min(bytes.len());
-        disk::write_zeros(&file, scan.end as u64, (stop - scan.end) as u64)
-            .and_then(|()| file.sync_data())
-            .map_err(StoreError::io("cut", &path))?;
-        warn!(path = %path.display(), offset = scan.end, what = tail.what, "an unfinished write was cut off the raft log");
-        recovered.torn = Some(TornTail {
-            path: path.clone(),
-            offset: scan.end as u64,
-            what: tail.what.to_owned(),
+        torn = Some(TornEnd {
+            stop: tail.remains_end.min(bytes.len()) as u64,
+            what: tail.what,
         });
     }
     let end = u32::try_from(scan.end)
@@ -330,7 +395,7 @@ fn recover_segment(
         offsets: scan.offsets,
         end,
     });
-    Ok(())
+    Ok(torn)
 }
 
 fn first_after(

@@ -465,12 +465,13 @@ fn votes_are_kept_and_a_damaged_one_is_refused() {
     let log = open(dir.path(), small());
     assert_eq!((log.vote(), log.committed()), (None, None));
     log.save_vote(b"term 3").unwrap();
-    log.save_committed(b"7").unwrap();
-    log.save_committed(b"8").unwrap();
+    append(&log, 0..9);
+    log.save_committed(&id(7)).unwrap();
+    log.save_committed(&id(8)).unwrap();
     drop(log);
     let log = open(dir.path(), small());
     assert_eq!(log.vote().as_deref(), Some(&b"term 3"[..]));
-    assert_eq!(log.committed().as_deref(), Some(&b"8"[..]));
+    assert_eq!(log.committed(), Some(id(8)));
     assert!(log.available_bytes() > 0);
     drop(log);
     fs::write(dir.path().join("vote"), b"garbage").unwrap();
@@ -621,4 +622,38 @@ fn flushes_are_counted() {
     assert_eq!(log.stats().flushes, 2);
     drop(log);
     assert_eq!(open(dir.path(), small()).stats().flushes, 0);
+}
+
+#[test]
+fn a_torn_record_that_was_committed_is_damage_and_nothing_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), small());
+    append(&log, 0..3);
+    append(&log, 3..4);
+    log.save_committed(&id(2)).unwrap();
+    let path = segment(dir.path(), 0);
+    let start = log.inner.shared.state.lock().segments[0].offsets[3] as usize;
+    drop(log);
+    let mut torn = fs::read(&path).unwrap();
+    torn[start + 20] ^= 1;
+    fs::write(&path, &torn).unwrap();
+    // Nobody was told of the last one.
+    let log = open(dir.path(), small());
+    assert_eq!(payloads(&log), expected(0..3));
+    append(&log, 3..4);
+    log.save_committed(&id(3)).unwrap();
+    drop(log);
+
+    fs::write(&path, &torn).unwrap();
+    let error = RaftLog::open(dir.path(), small()).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Damaged { path: at, offset, help, .. }
+            if *at == path && *offset == start as u64 && help.contains("tidings verify")),
+        "{error}"
+    );
+    assert_eq!(fs::read(&path).unwrap(), torn);
+    // Nor is a log that has lost its last file taken for a shorter one.
+    fs::remove_file(&path).unwrap();
+    let error = RaftLog::open(dir.path(), small()).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
 }
