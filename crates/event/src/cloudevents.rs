@@ -18,18 +18,23 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::frame_view::EventView;
 use crate::json_text::push_json_string;
-use crate::new_event::from_json;
+use crate::new_event::Text;
+use crate::wire_event::{Bounds, Guarded};
 use crate::{DEFAULT_NAMESPACE, EventError, Limits, NewEvent};
 
 /// What marks a `source` as our own.
 const OWN_SOURCE: &str = "tidings://";
 /// The topic of CloudEvents that name none.
 const DEFAULT_TOPIC: &str = "CloudEvent";
+/// Attributes of one CloudEvent, its own extensions included. The specification asks for few.
+const ATTRIBUTES_MAX: usize = 256;
 
 /// One event as one JSON object, without a newline.
 pub fn to_cloudevent(event: &EventView<'_>) -> Vec<u8> {
@@ -98,7 +103,9 @@ fn uri_part(text: &str) -> String {
 /// # Errors
 /// When it is not a JSON object with the required attributes of version 1.0.
 pub fn from_cloudevent(json: &[u8]) -> Result<NewEvent<'_>, EventError> {
-    event_of(from_json("CloudEvent", json)?)
+    let limits = Limits::default();
+    let bounds = Bounds::new(&limits);
+    event_of(bounds.read("CloudEvent", json, AttributesSeed)?)
 }
 
 /// Reads a batch: a JSON list of CloudEvents, which becomes one transaction.
@@ -109,12 +116,76 @@ pub fn from_cloudevent_batch<'a>(
     json: &'a [u8],
     limits: &Limits,
 ) -> Result<Vec<NewEvent<'a>>, EventError> {
-    let batch: Vec<Attributes<'a>> = from_json("batch of CloudEvents", json)?;
-    NewEvent::check_count(batch.len(), limits)?;
+    let bounds = Bounds::new(limits);
+    let batch = bounds.read("batch of CloudEvents", json, BatchSeed(&bounds))?;
+    if batch.is_empty() {
+        return Err(EventError::NoEvents);
+    }
     batch.into_iter().map(event_of).collect()
 }
 
 type Attributes<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+struct BatchSeed<'l>(&'l Bounds<'l>);
+
+impl<'de> DeserializeSeed<'de> for BatchSeed<'_> {
+    type Value = Vec<Attributes<'de>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for BatchSeed<'_> {
+    type Value = Vec<Attributes<'de>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of CloudEvents")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut batch = Vec::new();
+        while let Some(attributes) = list.next_element_seed(Guarded {
+            seed: AttributesSeed,
+            read: batch.len(),
+            bounds: self.0,
+        })? {
+            batch.push(attributes);
+        }
+        Ok(batch)
+    }
+}
+
+struct AttributesSeed;
+
+impl<'de> DeserializeSeed<'de> for AttributesSeed {
+    type Value = Attributes<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AttributesSeed {
+    type Value = Attributes<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a CloudEvent: an object with its attributes")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut attributes = Attributes::new();
+        while let Some((name, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+            attributes.insert(name.0, value);
+            if attributes.len() > ATTRIBUTES_MAX {
+                return Err(de::Error::custom(format_args!(
+                    "it has more than {ATTRIBUTES_MAX} attributes"
+                )));
+            }
+        }
+        Ok(attributes)
+    }
+}
 
 fn event_of(mut attributes: Attributes<'_>) -> Result<NewEvent<'_>, EventError> {
     let mut text = |name: &'static str| -> Result<Option<String>, EventError> {

@@ -40,10 +40,8 @@ pub enum EventError {
         allowed: &'static str,
     },
     /// Too many entries in `FilterKeys`.
-    #[error("FilterKeys has {count} entries: at most {limit} are allowed")]
+    #[error("FilterKeys has more than {limit} entries: give fewer, or raise limits.filter_keys")]
     TooManyFilterKeys {
-        /// How many there are.
-        count: usize,
         /// How many there may be.
         limit: usize,
     },
@@ -76,10 +74,8 @@ pub enum EventError {
         limit: usize,
     },
     /// Too many events in one transaction.
-    #[error("the transaction has {count} events: at most {limit} are allowed, split it")]
+    #[error("the transaction has more than {limit} events: split it")]
     TooManyEvents {
-        /// How many there are.
-        count: usize,
         /// How many there may be.
         limit: usize,
     },

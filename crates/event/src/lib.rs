@@ -30,6 +30,7 @@ mod patterns;
 mod rules;
 mod timestamp;
 mod topic_set;
+mod wire_event;
 
 pub use cloudevents::{from_cloudevent, from_cloudevent_batch, to_cloudevent};
 pub use digest::{Digest, DigestFilter, RouteHash, RouteKey};

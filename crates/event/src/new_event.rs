@@ -1,14 +1,15 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{self, Deserializer, IgnoredAny, Visitor};
+use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::digest::RouteHash;
 use crate::json_text::{push_json_string, push_minified};
 use crate::timestamp::TimeText;
-use crate::{DEFAULT_NAMESPACE, EventError, Limits, Timestamp};
+use crate::wire_event::{self, Form};
+use crate::{EventError, Limits, Timestamp};
 
 /// An event as a publisher hands it in, borrowed from the request where possible.
 ///
@@ -69,8 +70,11 @@ impl<'a> NewEvent<'a> {
     /// # Errors
     /// [`EventError::Malformed`] with the place and the reason; unknown fields are errors too.
     pub fn parse(json: &'a [u8]) -> Result<NewEvent<'a>, EventError> {
-        let wire: WireEvent<'a> = from_json("event", json)?;
-        Ok(wire.into_event())
+        let limits = Limits {
+            filter_keys: usize::MAX,
+            ..Limits::default()
+        };
+        wire_event::read_event(json, &limits)
     }
 
     /// Reads `{"Events":[…]}`.
@@ -81,10 +85,7 @@ impl<'a> NewEvent<'a> {
         json: &'a [u8],
         limits: &Limits,
     ) -> Result<Vec<NewEvent<'a>>, EventError> {
-        let wire: WireTransaction<'a> = from_json("transaction", json)?;
-        let events: Vec<_> = wire.events.into_iter().map(WireEvent::into_event).collect();
-        NewEvent::check_count(events.len(), limits)?;
-        Ok(events)
+        wire_event::read_events(json, Form::Transaction, limits)
     }
 
     /// Reads a line of a stream of transactions: `{"Events":[…]}`, or one bare event.
@@ -92,43 +93,7 @@ impl<'a> NewEvent<'a> {
     /// # Errors
     /// As [`NewEvent::parse_transaction`].
     pub fn parse_line(json: &'a [u8], limits: &Limits) -> Result<Vec<NewEvent<'a>>, EventError> {
-        // Nearly all lines begin as one or the other.
-        let start = json.trim_ascii_start();
-        if start.starts_with(b"{\"Topic\"") {
-            if let Ok(event) = NewEvent::parse(json) {
-                return Ok(vec![event]);
-            }
-        } else if start.starts_with(b"{\"Events\"")
-            && let Ok(events) = NewEvent::parse_transaction(json, limits)
-        {
-            return Ok(events);
-        }
-        let wire: WireLine<'a> = from_json("line", json)?;
-        if let Some(events) = wire.events {
-            if wire.event.topic.is_some() || wire.event.r#type.is_some() {
-                return Err(EventError::Malformed {
-                    what: "line",
-                    detail: "it has both Events and the fields of an event: use one of them".into(),
-                });
-            }
-            let events: Vec<_> = events.into_iter().map(WireEvent::into_event).collect();
-            NewEvent::check_count(events.len(), limits)?;
-            return Ok(events);
-        }
-        Ok(vec![wire.event.into_event()])
-    }
-
-    pub(crate) fn check_count(count: usize, limits: &Limits) -> Result<(), EventError> {
-        if count == 0 {
-            return Err(EventError::NoEvents);
-        }
-        if count > limits.transaction_events {
-            return Err(EventError::TooManyEvents {
-                count,
-                limit: limits.transaction_events,
-            });
-        }
-        Ok(())
+        wire_event::read_events(json, Form::Line, limits)
     }
 
     /// Checks everything but the event's total size and its payload's depth, which
@@ -180,7 +145,6 @@ impl<'a> NewEvent<'a> {
         if let Some(keys) = &self.filter_keys {
             if keys.len() > limits.filter_keys {
                 return Err(EventError::TooManyFilterKeys {
-                    count: keys.len(),
                     limit: limits.filter_keys,
                 });
             }
@@ -333,21 +297,6 @@ fn check_text(
     Ok(())
 }
 
-pub(crate) fn from_json<'a, T: Deserialize<'a>>(
-    what: &'static str,
-    json: &'a [u8],
-) -> Result<T, EventError> {
-    // Checked once as a whole, not again for each string in it.
-    let text = std::str::from_utf8(json).map_err(|source| EventError::Malformed {
-        what,
-        detail: format!("it is not UTF-8 from byte {} on", source.valid_up_to()),
-    })?;
-    serde_json::from_str(text).map_err(|source| EventError::Malformed {
-        what,
-        detail: source.to_string(),
-    })
-}
-
 /// A string borrowed from the request unless it has escapes. serde borrows a bare `Cow` only as a
 /// field of its own, not inside `Option` and `Vec`.
 #[derive(Clone, Debug)]
@@ -372,108 +321,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
             }
         }
         deserializer.deserialize_str(TextVisitor)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireTransaction<'a> {
-    #[serde(rename = "Events", borrow)]
-    events: Vec<WireEvent<'a>>,
-    #[serde(rename = "Index", default)]
-    _index: Option<IgnoredAny>,
-}
-
-macro_rules! wire_event {
-    ($(#[$attribute:meta])* $name:ident { $($extra:tt)* }) => {
-        $(#[$attribute])*
-        struct $name<'a> {
-            #[serde(rename = "Topic", borrow, default)]
-            topic: Option<Text<'a>>,
-            #[serde(rename = "Type", borrow, default)]
-            r#type: Option<Text<'a>>,
-            #[serde(rename = "Key", borrow, default)]
-            key: Option<Text<'a>>,
-            #[serde(rename = "Namespace", borrow, default)]
-            namespace: Option<Text<'a>>,
-            #[serde(rename = "FilterKeys", borrow, default)]
-            filter_keys: Option<Vec<Text<'a>>>,
-            #[serde(rename = "Id", borrow, default)]
-            id: Option<Text<'a>>,
-            #[serde(rename = "Time", default)]
-            time: Option<Timestamp>,
-            #[serde(rename = "Node", borrow, default)]
-            node: Option<Text<'a>>,
-            #[serde(rename = "Source", borrow, default)]
-            source: Option<Text<'a>>,
-            #[serde(rename = "Payload", borrow, default)]
-            payload: Option<&'a RawValue>,
-            #[serde(rename = "Index", default)]
-            _index: Option<IgnoredAny>,
-            $($extra)*
-        }
-    };
-}
-
-wire_event! {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    WireEvent {}
-}
-
-wire_event! {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    WireLineFields {
-        #[serde(rename = "Events", borrow, default)]
-        events: Option<Vec<WireEvent<'a>>>,
-    }
-}
-
-struct WireLine<'a> {
-    event: WireEvent<'a>,
-    events: Option<Vec<WireEvent<'a>>>,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for WireLine<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<WireLine<'a>, D::Error> {
-        let fields = WireLineFields::deserialize(deserializer)?;
-        Ok(WireLine {
-            event: WireEvent {
-                topic: fields.topic,
-                r#type: fields.r#type,
-                key: fields.key,
-                namespace: fields.namespace,
-                filter_keys: fields.filter_keys,
-                id: fields.id,
-                time: fields.time,
-                node: fields.node,
-                source: fields.source,
-                payload: fields.payload,
-                _index: None,
-            },
-            events: fields.events,
-        })
-    }
-}
-
-impl<'a> WireEvent<'a> {
-    fn into_event(self) -> NewEvent<'a> {
-        let text = |text: Option<Text<'a>>| text.map(|text| text.0);
-        NewEvent {
-            topic: text(self.topic).unwrap_or_default(),
-            r#type: text(self.r#type).unwrap_or_default(),
-            key: text(self.key).unwrap_or_default(),
-            namespace: text(self.namespace).unwrap_or(Cow::Borrowed(DEFAULT_NAMESPACE)),
-            filter_keys: self
-                .filter_keys
-                .map(|keys| keys.into_iter().map(|key| key.0).collect()),
-            id: text(self.id),
-            time: self.time,
-            node: text(self.node),
-            source: text(self.source),
-            payload: Cow::Borrowed(self.payload.unwrap_or(RawValue::NULL)),
-        }
     }
 }
 

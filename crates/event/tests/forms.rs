@@ -171,6 +171,37 @@ fn limits_hold_on_both_sides() {
     assert_eq!(out, b"before");
 }
 
+/// What comes behind the entry that is one too many is not even looked at: here it is no JSON.
+#[test]
+fn g9_a_list_is_given_up_at_the_first_entry_that_is_one_too_many() {
+    let limits = Limits {
+        transaction_events: 2,
+        filter_keys: 2,
+        ..Limits::default()
+    };
+    let line = |json: &str| NewEvent::parse_line(json.as_bytes(), &limits).map(|_| ());
+    let transaction =
+        |json: &str| NewEvent::parse_transaction(json.as_bytes(), &limits).map(|_| ());
+    let batch = |json: &str| from_cloudevent_batch(json.as_bytes(), &limits).map(|_| ());
+    for (refused, code) in [
+        (line(r#"{"Events":[{},{},{#"#), "too_many_events"),
+        (transaction(r#"{"Events":[{},{},{#"#), "too_many_events"),
+        (batch(r#"[{},{},{#"#), "too_many_events"),
+        (line(r#"{"FilterKeys":["","","","#), "too_many_filter_keys"),
+        (
+            line(r#"{"Events":[{"FilterKeys":["","","","#),
+            "too_many_filter_keys",
+        ),
+    ] {
+        assert_eq!(refused.unwrap_err().code(), code);
+    }
+    let attributes: Vec<String> = (0..300).map(|n| format!("\"a{n}\":1")).collect();
+    let many = from_cloudevent(format!("{{{},#", attributes.join(",")).as_bytes())
+        .unwrap_err()
+        .to_string();
+    assert!(many.contains("more than 256 attributes"), "{many}");
+}
+
 #[test]
 fn lines_of_a_stream_are_transactions_or_bare_events() {
     let limits = Limits {

@@ -107,7 +107,6 @@ impl CommandGroup {
             }
             if events.len() > limits.transaction_events {
                 return Err(EventError::TooManyEvents {
-                    count: events.len(),
                     limit: limits.transaction_events,
                 });
             }
