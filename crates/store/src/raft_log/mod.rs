@@ -27,7 +27,7 @@ use tracing::warn;
 
 use self::committed::CommittedFile;
 use self::flusher::Flusher;
-use self::prepare::{Preparer, Spares};
+use self::prepare::{Preparer, SpareSwitch, Spares};
 use self::record::SEGMENT_HEAD_BYTES;
 pub use self::record::{LogId, LogRecord};
 pub use self::recovery::TornTail;
@@ -110,6 +110,7 @@ struct Inner {
     config: RaftLogConfig,
     shared: Arc<Shared>,
     flusher: Arc<Mutex<Flusher>>,
+    spare_switch: SpareSwitch,
     /// Held by whoever changes the log's extent, so that changes keep their order.
     writer: Mutex<()>,
     vote: Mutex<Option<Vec<u8>>>,
@@ -119,6 +120,9 @@ struct Inner {
 }
 
 impl RaftLog {
+    /// A record is never larger, its head included: one entry, far above what is usually in one.
+    pub const RECORD_BYTES_MAX: usize = record::RECORD_BYTES_MAX;
+
     /// Opens the log in `dir` (and creates it), finishes what a crash has interrupted, and starts
     /// the flusher thread.
     ///
@@ -144,6 +148,7 @@ impl RaftLog {
         let shared = Arc::new(Shared::new(recovered, config.cache_bytes));
         let spares_generation = spares.generation();
         let preparer = Preparer::start(dir, spares)?;
+        let spare_switch = preparer.spare_switch();
         let flusher = Flusher::new(
             Arc::clone(&shared),
             dir.to_owned(),
@@ -163,6 +168,7 @@ impl RaftLog {
                 config,
                 shared,
                 flusher,
+                spare_switch,
                 writer: Mutex::new(()),
                 vote: Mutex::new(vote),
                 committed: Mutex::new(committed),
@@ -368,6 +374,17 @@ impl RaftLog {
     #[must_use]
     pub fn committed(&self) -> Option<LogId> {
         self.inner.committed.lock().current()
+    }
+
+    /// Whether segments that were purged, or made ahead of need, stay on disk to be used. With
+    /// `false` those that there are go at once, and until it is told otherwise none are kept: for
+    /// when space is short.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] when one cannot be removed.
+    pub fn keep_spares(&self, keep: bool) -> Result<(), StoreError> {
+        self.inner.spare_switch.keep_spares(keep)
     }
 
     /// Bytes free on the log's file system for ordinary users, at most 100 ms old. Where it cannot

@@ -42,6 +42,8 @@ struct State {
     /// The place of the spare segment that is being made.
     sparing: Option<u8>,
     spares: Spares,
+    /// Space is short: none are kept, none are made.
+    without_spares: bool,
     closing: bool,
 }
 
@@ -165,6 +167,12 @@ impl Preparer {
         })
     }
 
+    pub(crate) fn spare_switch(&self) -> SpareSwitch {
+        SpareSwitch {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
     /// Begins to fill `file` with zeros up to `to`, unless a fill is under way.
     pub(crate) fn begin_extend(&self, file: &Arc<File>, from: u64, to: u64) {
         let mut state = self.shared.state.lock();
@@ -193,7 +201,7 @@ impl Preparer {
     /// Begins to make a spare segment, unless there is one.
     pub(crate) fn begin_spare(&self, bytes: u64) {
         let mut state = self.shared.state.lock();
-        if state.sparing.is_some() || !state.spares.are_empty() {
+        if state.sparing.is_some() || !state.spares.are_empty() || state.without_spares {
             return;
         }
         let Some(place) = state.spares.free_place(None) else {
@@ -216,7 +224,7 @@ impl Preparer {
     }
 
     /// Keeps a purged segment of this size as a spare one. Says whether it did: not when all places
-    /// are taken, nor when its size is not that of a segment.
+    /// are taken, nor when its size is not that of a segment, nor when none are to be kept.
     pub(crate) fn recycle(
         &self,
         path: &Path,
@@ -225,13 +233,31 @@ impl Preparer {
     ) -> Result<bool, StoreError> {
         let mut state = self.shared.state.lock();
         let place = state.spares.free_place(state.sparing);
-        let Some(place) = place.filter(|_| fits(bytes, segment_bytes)) else {
+        let keeps = fits(bytes, segment_bytes) && !state.without_spares;
+        let Some(place) = place.filter(|_| keeps) else {
             return Ok(false);
         };
         std::fs::rename(path, self.shared.spare_path(place))
             .map_err(StoreError::io("rename", path))?;
         state.spares.ready[usize::from(place)] = Some(bytes);
         Ok(true)
+    }
+}
+
+/// Tells a [`Preparer`] whether spare segments are to be kept.
+pub(crate) struct SpareSwitch {
+    shared: Arc<Shared>,
+}
+
+impl SpareSwitch {
+    /// With `false`, removes those that there are and keeps none from now on.
+    pub(crate) fn keep_spares(&self, keep: bool) -> Result<(), StoreError> {
+        let mut state = self.shared.state.lock();
+        state.without_spares = !keep;
+        while !keep && let Some((place, _)) = state.spares.take() {
+            disk::remove_file(&self.shared.spare_path(place))?;
+        }
+        Ok(())
     }
 }
 

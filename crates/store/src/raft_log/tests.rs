@@ -657,3 +657,25 @@ fn a_torn_record_that_was_committed_is_damage_and_nothing_is_changed() {
     let error = RaftLog::open(dir.path(), small()).unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
 }
+
+#[test]
+fn while_space_is_short_purged_segments_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RaftLogConfig {
+        segment_bytes: 256,
+        ..small()
+    };
+    let log = open(dir.path(), config);
+    (0..20).for_each(|index| append(&log, index..index + 1));
+    log.purge_to(id(10)).unwrap();
+    assert_ne!(spares(dir.path()), []);
+    log.keep_spares(false).unwrap();
+    assert_eq!(spares(dir.path()), []);
+    log.purge_to(id(18)).unwrap();
+    assert_eq!(spares(dir.path()), []);
+    log.keep_spares(true).unwrap();
+    (20..40).for_each(|index| append(&log, index..index + 1));
+    log.purge_to(id(38)).unwrap();
+    assert_ne!(spares(dir.path()), []);
+    assert_eq!(payloads(&log), expected(39..40));
+}
