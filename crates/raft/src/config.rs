@@ -3,6 +3,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tidings_event::Timestamp;
 use tidings_timeline::{BrokerConfig, Settings};
 
+use crate::space::FreeSpace;
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -92,10 +94,13 @@ impl Default for QueueLimits {
 /// When the log is cut, what retention looks at, and what is left free.
 #[derive(Clone, Debug)]
 pub struct DiskLimits {
-    /// Free bytes below which nothing is taken any more.
+    /// Free bytes below which only what frees space is taken any more.
     ///
     /// Enough for what is in flight, the snapshot and the next log segment to still be written.
     pub free_reserve: u64,
+    /// Who tells how many bytes are free; handed in so that tests have a full disk. `None`: the file
+    /// system of the data directory.
+    pub free_space: Option<FreeSpace>,
     /// Log bytes after which a snapshot is made and the log before it let go.
     pub snapshot_log_bytes: u64,
     /// Entries before a snapshot that stay in the log, for followers that are nearly up to date.
@@ -108,6 +113,7 @@ impl Default for DiskLimits {
     fn default() -> DiskLimits {
         DiskLimits {
             free_reserve: 64 * MIB as u64,
+            free_space: None,
             snapshot_log_bytes: 256 * MIB as u64,
             log_entries_kept: 64,
             retention_interval: Duration::from_secs(10),

@@ -17,6 +17,7 @@
 //! What decides are tasks on the caller's runtime: an event that comes alone passes from queue to
 //! disk to answer without a change of threads.
 
+mod batch_clock;
 mod binding;
 mod codec;
 mod config;
@@ -31,6 +32,7 @@ mod queue;
 mod record;
 mod replica;
 mod retention;
+mod space;
 mod start;
 mod status;
 #[cfg(test)]
@@ -41,4 +43,5 @@ pub use config::{Clock, DiskLimits, QueueLimits, ReplicaConfig, VerifyHistory};
 pub use error::{OpenError, ProposeError};
 pub use identity::stored_node_id;
 pub use replica::{Replica, Submitted};
+pub use space::FreeSpace;
 pub use status::{Member, ReplicaStatus, Role};

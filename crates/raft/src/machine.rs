@@ -2,7 +2,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use openraft::{
     type_config::alias::{SnapshotMetaOf, SnapshotOf},
 };
 use parking_lot::Mutex;
-use tidings_event::Index;
+use tidings_event::{Index, Timestamp};
 use tidings_store::{History, PendingSeal, SnapshotStore, StoreError};
 use tidings_timeline::{
     Applied, ApplyError, Batch, Broker, BrokerConfig, Outcome, StateMachine, StateView,
@@ -32,7 +32,11 @@ use crate::{
     error::chain,
     fault::Fault,
     log::Log,
+    space::Space,
 };
+
+/// Bytes beside the state that writing a snapshot takes: its head, and what the file system needs.
+const SNAPSHOT_SLACK_BYTES: u64 = 1024 * 1024;
 
 /// How often the progress of re-applying the log is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -69,7 +73,12 @@ pub(crate) struct MachineShared {
     pub log: Log,
     pub fault: Fault,
     pub frames_applied: AtomicU64,
+    pub space: Space,
+    /// Microseconds: the time of the newest batch in the state.
+    newest_time: AtomicI64,
     snapshot_underway: AtomicBool,
+    /// Bytes that must be free for the snapshot that was put off; 0 when none was.
+    snapshot_needs: AtomicU64,
 }
 
 /// Re-applying what the log has after the snapshot.
@@ -95,6 +104,7 @@ pub(crate) struct MachineFiles {
     pub broker_config: BrokerConfig,
     /// The runtime of the tasks that wake subscriptions and complete segments.
     pub home: Handle,
+    pub space: Space,
     pub fault: Fault,
 }
 
@@ -106,6 +116,7 @@ impl MachineShared {
             log,
             broker_config,
             home,
+            space,
             fault,
         } = files;
         let broker = Broker::new(history.reader(), view.index, broker_config.clone());
@@ -122,8 +133,43 @@ impl MachineShared {
             log,
             fault,
             frames_applied: AtomicU64::new(0),
+            space,
+            newest_time: AtomicI64::new(Timestamp::MIN.as_unix_micros()),
             snapshot_underway: AtomicBool::new(false),
+            snapshot_needs: AtomicU64::new(0),
         }
+    }
+
+    /// The time of the newest batch that was applied since the start.
+    pub fn newest_time(&self) -> Timestamp {
+        Timestamp::from_unix_micros(self.newest_time.load(Ordering::Relaxed))
+    }
+
+    /// Whether there is room for the snapshot that was put off, if one was.
+    pub fn has_room_for_snapshot(&self) -> bool {
+        let needs = self.snapshot_needs.load(Ordering::Relaxed);
+        needs == 0 || self.space.free() >= needs
+    }
+
+    /// Puts a snapshot of so many bytes off when there is no room for it. The log stays until then;
+    /// a disk that fills up because of it stops nothing but publishing.
+    fn is_put_off(&self, state_bytes: usize) -> bool {
+        let (free, needs) = (self.space.free(), state_bytes as u64 + SNAPSHOT_SLACK_BYTES);
+        if free >= needs {
+            self.snapshot_needs.store(0, Ordering::Relaxed);
+            return false;
+        }
+        self.put_off(needs, free);
+        true
+    }
+
+    fn put_off(&self, needs: u64, free: u64) {
+        tracing::warn!(
+            free,
+            needs,
+            "no room for a snapshot: put off until there is; shorten retention or make room"
+        );
+        self.snapshot_needs.store(needs, Ordering::Relaxed);
     }
 
     /// The frame that the last snapshot ends at.
@@ -165,7 +211,12 @@ impl MachineShared {
         unsynced.sync()?;
         let index = head.last.map_or(0, |last| last.index);
         let meta = codec::encode_snapshot_head(head)?;
-        self.snapshots.write(index, head.frame, &meta, state)?;
+        self.snapshots
+            .write(index, head.frame, &meta, state)
+            .map_err(|error| match error.is_disk_full() {
+                true => SnapshotError::NoRoom(error),
+                false => SnapshotError::Store(error),
+            })?;
         *self.last_snapshot.lock() = Some(head.clone());
         Ok(())
     }
@@ -185,6 +236,9 @@ enum ApplyFailure {
 enum SnapshotError {
     #[error("cannot keep a snapshot")]
     Store(#[from] StoreError),
+    /// The snapshots that were there are untouched.
+    #[error("there is no room for a snapshot")]
+    NoRoom(#[source] StoreError),
     #[error("cannot read the snapshot's head")]
     Head(#[from] codec::CodecError),
 }
@@ -265,6 +319,9 @@ impl Machine {
                 .fetch_add(frames.len() as u64, Ordering::Relaxed);
             shared.broker.load().append(frames);
         }
+        shared
+            .newest_time
+            .fetch_max(batch.time.as_unix_micros(), Ordering::Relaxed);
         shared.view.store(self.timeline.view());
         Ok(outcomes)
     }
@@ -333,7 +390,15 @@ impl RaftStateMachine<Binding> for Machine {
         if self.shared.snapshot_underway.swap(true, Ordering::AcqRel) && !force {
             return None;
         }
-        Some(self.get_snapshot_builder().await)
+        let builder = self.get_snapshot_builder().await;
+        let state_bytes = builder.state.as_ref().map_or(0, Vec::len);
+        if !force && self.shared.is_put_off(state_bytes) {
+            self.shared
+                .snapshot_underway
+                .store(false, Ordering::Release);
+            return None;
+        }
+        Some(builder)
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
@@ -440,13 +505,40 @@ impl RaftSnapshotBuilder<Binding> for SnapshotBuilder {
         self.shared
             .snapshot_underway
             .store(false, Ordering::Release);
-        if let Err(error) = written {
-            self.shared
-                .fault
-                .raise(format!("cannot make a snapshot: {}", chain(&error)));
-            return Err(io::Error::other(error));
+        match written {
+            Ok(()) => {}
+            Err(SnapshotError::NoRoom(error)) => {
+                tracing::warn!(error = %chain(&error), "the disk is full");
+                let needs = state.len() as u64 + SNAPSHOT_SLACK_BYTES;
+                // The room that there seemed to be was not: more must be free than is now.
+                let free = self.shared.space.free();
+                self.shared.put_off(needs.max(free.saturating_add(1)), free);
+                return Ok(self.previous());
+            }
+            Err(error) => {
+                self.shared
+                    .fault
+                    .raise(format!("cannot make a snapshot: {}", chain(&error)));
+                return Err(io::Error::other(error));
+            }
         }
         self.shared.log.forget_bytes(self.log_bytes);
         Ok(snapshot_of(self.head.clone(), state))
+    }
+}
+
+impl SnapshotBuilder {
+    /// The snapshot that is there already, without its state.
+    ///
+    /// To the engine a builder that fails is a reason to stop; one that comes back with an older
+    /// snapshot changes nothing, and the log stays as it is.
+    fn previous(&self) -> SnapshotOf<Binding, SnapshotState> {
+        let head = self.shared.last_snapshot.lock().clone();
+        let head = head.unwrap_or_else(|| SnapshotHead {
+            last: None,
+            members: StoredMembers::default(),
+            frame: Index::ZERO,
+        });
+        snapshot_of(head, Bytes::new())
     }
 }

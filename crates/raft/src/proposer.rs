@@ -13,13 +13,13 @@ use tidings_timeline::{Batch, Outcome};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
+    batch_clock::BatchClock,
     binding::{Binding, Proposal, Reply},
-    config::Clock,
     error::{ProposeError, chain},
     fault::Fault,
-    log::Log,
-    machine::Machine,
+    machine::{Machine, MachineShared},
     queue::{Queue, Waiting},
+    space::Space,
 };
 
 /// Turns what waits into log entries.
@@ -34,16 +34,15 @@ use crate::{
 pub(crate) struct Proposer {
     pub raft: Raft<Binding, Machine>,
     pub queue: Arc<Queue>,
-    pub log: Log,
-    pub clock: Clock,
+    pub machine: Arc<MachineShared>,
+    pub clock: BatchClock,
     pub fault: Fault,
     pub counters: Arc<ProposerCounters>,
     /// A permit for each entry that is not answered.
     pub in_flight: Arc<Semaphore>,
     /// A permit for each entry that is not on disk.
     pub unflushed: Arc<Semaphore>,
-    /// Free bytes below which nothing is proposed.
-    pub free_reserve: u64,
+    pub space: Space,
 }
 
 /// What the proposer has done since the start.
@@ -58,7 +57,7 @@ pub(crate) struct ProposerCounters {
 
 impl Proposer {
     /// Proposes until the queue is closed and empty, or the engine has stopped.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         while self.queue.wait().await {
             // The places first: what comes in while it waits goes into the same entry.
             let (Ok(answered), Ok(flushed)) = (
@@ -67,15 +66,8 @@ impl Proposer {
             ) else {
                 break;
             };
-            let groups = self.queue.take();
+            let groups = self.admit(self.queue.take());
             if groups.is_empty() {
-                continue;
-            }
-            if let Some(full) = self.disk_full() {
-                self.counters
-                    .refused_disk_full
-                    .fetch_add(groups.len() as u64, Ordering::Relaxed);
-                answer_all(groups, &full);
                 continue;
             }
             if let Err(fatal) = self.propose(groups, answered, flushed).await {
@@ -91,15 +83,25 @@ impl Proposer {
         self.queue.refuse_all(&ProposeError::Stopped { reason });
     }
 
-    /// The error for everybody while there is too little room on the disk.
-    fn disk_full(&self) -> Option<ProposeError> {
-        let free = self.log.store().available_bytes();
-        let reserve = self.free_reserve;
-        (free < reserve).then_some(ProposeError::DiskFull { free, reserve })
+    /// Refuses what cannot be taken while there is too little room on the disk.
+    ///
+    /// What frees space passes: it must get through for the others to be taken again.
+    fn admit(&self, groups: Vec<Waiting>) -> Vec<Waiting> {
+        let (free, reserve) = (self.space.free(), self.space.reserve());
+        if free >= reserve {
+            return groups;
+        }
+        let (taken, refused): (Vec<_>, Vec<_>) =
+            groups.into_iter().partition(|group| group.takes_reserve);
+        self.counters
+            .refused_disk_full
+            .fetch_add(refused.len() as u64, Ordering::Relaxed);
+        answer_all(refused, &ProposeError::DiskFull { free, reserve });
+        taken
     }
 
     async fn propose(
-        &self,
+        &mut self,
         groups: Vec<Waiting>,
         answered: OwnedSemaphorePermit,
         flushed: OwnedSemaphorePermit,
@@ -125,7 +127,7 @@ impl Proposer {
             .fetch_add(bytes as u64, Ordering::Relaxed);
 
         let batch = Batch {
-            time: (self.clock)(),
+            time: self.clock.next(self.machine.newest_time()),
             groups: parts,
         };
         let reply = Reply(Box::new(move |result: ClientWriteResult<Binding>| {

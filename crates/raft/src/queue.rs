@@ -16,6 +16,9 @@ pub(crate) struct Waiting {
     pub bytes: Bytes,
     /// How many there are.
     pub commands: usize,
+    /// Whether it is taken below the free reserve too: because it frees space, or because it is
+    /// small and nothing works without it.
+    pub takes_reserve: bool,
     /// Whoever asked.
     pub answer: oneshot::Sender<Result<Vec<Outcome>, ProposeError>>,
 }
@@ -204,6 +207,7 @@ mod tests {
         Waiting {
             bytes: vec![0; bytes].into(),
             commands: 1,
+            takes_reserve: false,
             answer,
         }
     }
@@ -295,6 +299,7 @@ mod tests {
             .push(Waiting {
                 bytes: Bytes::from_static(b"x"),
                 commands: 1,
+                takes_reserve: false,
                 answer,
             })
             .await

@@ -11,13 +11,16 @@ use openraft::{Raft, ServerState, async_runtime::WatchReceiver};
 use parking_lot::Mutex;
 use tidings_event::Index;
 use tidings_store::DataDir;
-use tidings_timeline::{Broker, CommandGroup, HistoryReader, Outcome, StateView};
+use tidings_timeline::{
+    Broker, CommandGroup, HistoryReader, Outcome, Settings, StateView, TimelineId,
+};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, oneshot, watch},
     task::JoinHandle,
     time,
 };
+use ulid::Ulid;
 
 use crate::{
     binding::Binding,
@@ -52,7 +55,6 @@ pub struct Replica {
 struct Inner {
     node_id: u64,
     in_flight_max: usize,
-    free_reserve: u64,
     raft: Raft<Binding, Machine>,
     machine: Arc<MachineShared>,
     queue: Arc<Queue>,
@@ -107,7 +109,6 @@ impl Replica {
     pub async fn open(config: ReplicaConfig) -> Result<Replica, OpenError> {
         let settings = config.settings.clone();
         let (node_id, in_flight_max) = (config.node_id, config.queue.in_flight_max);
-        let free_reserve = config.disk.free_reserve;
         let home = Handle::current();
         // Opening reads files and waits for them: not on a thread that others need.
         let started = tokio::task::spawn_blocking({
@@ -143,7 +144,6 @@ impl Replica {
             inner: Arc::new(Inner {
                 node_id,
                 in_flight_max,
-                free_reserve,
                 raft,
                 machine,
                 queue,
@@ -154,23 +154,55 @@ impl Replica {
                 running: Mutex::new(Some(running)),
             }),
         };
+        replica.found().await;
         if let Some(settings) = settings {
             replica.settle(settings).await;
         }
         Ok(replica)
     }
 
+    /// Gives the timeline its identity, if this server leads and it has none yet.
+    async fn found(&self) {
+        if !self.inner.raft.is_leader() || self.state().timeline.is_some() {
+            return;
+        }
+        let timeline = TimelineId(Ulid::generate().0);
+        let mut group = CommandGroup::new();
+        group.found(timeline);
+        match self.propose_always(group).await {
+            Ok(_) => tracing::info!(%timeline, "timeline founded"),
+            Err(error) => {
+                tracing::warn!(%error, "timeline not founded; the next start tries again")
+            }
+        }
+    }
+
     /// Proposes the configured settings, if this server leads and they are not the recorded ones.
-    async fn settle(&self, settings: tidings_timeline::Settings) {
+    async fn settle(&self, settings: Settings) {
         if !self.inner.raft.is_leader() || *self.state().settings == settings {
             return;
         }
-        let mut group = CommandGroup::new();
-        group.change_settings(&settings);
-        match self.propose(group).await {
+        match self.propose_settings(settings.clone()).await {
             Ok(_) => tracing::info!(?settings, "settings changed"),
             Err(error) => tracing::warn!(%error, "settings not changed; the recorded ones hold"),
         }
+    }
+
+    /// Changes the settings of the timeline. Taken on a full disk too: a shorter retention is what
+    /// makes room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Replica::propose`], but for [`ProposeError::DiskFull`].
+    pub async fn propose_settings(&self, settings: Settings) -> Result<Vec<Outcome>, ProposeError> {
+        let mut group = CommandGroup::new();
+        group.change_settings(&settings);
+        self.propose_always(group).await
+    }
+
+    /// As [`Replica::propose`], below the free reserve as well.
+    async fn propose_always(&self, group: CommandGroup) -> Result<Vec<Outcome>, ProposeError> {
+        self.enqueue(group, true).await?.await
     }
 
     /// Records the commands of a group: they are durable and applied when this returns, in the
@@ -193,12 +225,21 @@ impl Replica {
     ///
     /// Those that say that there is no place for the group; nothing was recorded then.
     pub async fn submit(&self, group: CommandGroup) -> Result<Submitted, ProposeError> {
+        self.enqueue(group, false).await
+    }
+
+    async fn enqueue(
+        &self,
+        group: CommandGroup,
+        takes_reserve: bool,
+    ) -> Result<Submitted, ProposeError> {
         let (answer, answered) = oneshot::channel();
         let waits = !group.is_empty();
         if waits {
             let commands = group.len();
             let group = Waiting {
                 commands,
+                takes_reserve,
                 bytes: group.into_bytes(),
                 answer,
             };
@@ -304,14 +345,14 @@ impl Replica {
             log_bytes: machine.log.bytes_appended(),
             log_bytes_since_snapshot: machine.log.bytes_since_snapshot(),
             refused_disk_full: read(&counters.refused_disk_full),
-            disk_free: machine.log.store().available_bytes(),
-            disk_reserve: self.inner.free_reserve,
+            disk_free: machine.space.free(),
+            disk_reserve: machine.space.reserve(),
             damaged: self.inner.fault.reason().map(|reason| reason.to_string()),
         }
     }
 
     /// Makes a snapshot now and lets go of the log before it. `false` when it did not come about
-    /// in a minute, or the replica has stopped.
+    /// in a minute, there is no room for it, or the replica has stopped.
     pub async fn snapshot(&self) -> bool {
         let raft = &self.inner.raft;
         let Some(applied) = raft.metrics().borrow_watched().last_applied else {
@@ -319,6 +360,9 @@ impl Replica {
         };
         let give_up = time::Instant::now() + SNAPSHOT_WAIT_MAX;
         while time::Instant::now() < give_up {
+            if !self.inner.machine.has_room_for_snapshot() {
+                return false;
+            }
             // asked again: one that is underway already may end before `applied`
             if raft.trigger().snapshot().await.is_err() {
                 return false;

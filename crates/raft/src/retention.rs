@@ -47,7 +47,11 @@ pub(crate) struct Plan {
 
 /// What to let go of: whole sealed segments, from the oldest on, while what remains still holds as
 /// much as any of the limits asks for.
-pub(crate) fn plan(segments: &[Extent], keep: Keep, now: Timestamp) -> Plan {
+///
+/// While space is `short`, nothing can be added that would make up for a segment that goes: then
+/// segments go as long as there is more than a limit asks for, and the newest is closed when it is
+/// more by itself.
+pub(crate) fn plan(segments: &[Extent], keep: Keep, now: Timestamp, short: bool) -> Plan {
     let too_old = |time: Timestamp| {
         keep.age.is_some_and(|age| {
             let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
@@ -61,10 +65,10 @@ pub(crate) fn plan(segments: &[Extent], keep: Keep, now: Timestamp) -> Plan {
     for segment in segments.iter().take_while(|segment| segment.sealed) {
         let large = keep
             .bytes
-            .is_some_and(|least| bytes - segment.bytes >= least);
+            .is_some_and(|least| bytes - segment.bytes >= least || short && bytes > least);
         let many = keep
             .frames
-            .is_some_and(|least| frames - frames_of(segment) >= least);
+            .is_some_and(|least| frames - frames_of(segment) >= least || short && frames > least);
         if !(large || many || too_old(segment.last_time)) {
             break;
         }
@@ -72,8 +76,11 @@ pub(crate) fn plan(segments: &[Extent], keep: Keep, now: Timestamp) -> Plan {
         frames -= frames_of(segment);
         oldest = Some(segment.last.next());
     }
+    let too_much = short
+        && (keep.bytes.is_some_and(|least| bytes > least)
+            || keep.frames.is_some_and(|least| frames > least));
     let seal = segments.last().is_some_and(|active| {
-        !active.sealed && frames_of(active) > 0 && too_old(active.first_time)
+        !active.sealed && frames_of(active) > 0 && (too_old(active.first_time) || too_much)
     });
     Plan { seal, oldest }
 }
@@ -105,7 +112,7 @@ mod tests {
     #[test]
     fn without_limits_everything_stays() {
         assert_eq!(
-            plan(&segments(), Keep::default(), at(1_000_000)),
+            plan(&segments(), Keep::default(), at(1_000_000), false),
             Plan::default()
         );
         assert_eq!(
@@ -115,7 +122,8 @@ mod tests {
                     bytes: Some(0),
                     ..Keep::default()
                 },
-                at(0)
+                at(0),
+                false
             ),
             Plan::default()
         );
@@ -127,17 +135,20 @@ mod tests {
             age: Some(Duration::from_secs(20)),
             ..Keep::default()
         };
-        assert_eq!(plan(&segments(), keep, at(29)).oldest, None);
-        assert_eq!(plan(&segments(), keep, at(30)).oldest, Some(Index(11)));
+        assert_eq!(plan(&segments(), keep, at(29), false).oldest, None);
         assert_eq!(
-            plan(&segments(), keep, at(40)),
+            plan(&segments(), keep, at(30), false).oldest,
+            Some(Index(11))
+        );
+        assert_eq!(
+            plan(&segments(), keep, at(40), false),
             Plan {
                 seal: false,
                 oldest: Some(Index(21))
             }
         );
         assert_eq!(
-            plan(&segments(), keep, at(41)),
+            plan(&segments(), keep, at(41), false),
             Plan {
                 seal: true,
                 oldest: Some(Index(21))
@@ -151,27 +162,33 @@ mod tests {
             bytes: Some(least),
             ..Keep::default()
         };
-        assert_eq!(plan(&segments(), bytes(201), at(30)).oldest, None);
+        assert_eq!(plan(&segments(), bytes(201), at(30), false).oldest, None);
         assert_eq!(
-            plan(&segments(), bytes(200), at(30)).oldest,
+            plan(&segments(), bytes(200), at(30), false).oldest,
             Some(Index(11))
         );
         assert_eq!(
-            plan(&segments(), bytes(100), at(30)).oldest,
+            plan(&segments(), bytes(100), at(30), false).oldest,
             Some(Index(21))
         );
-        assert_eq!(plan(&segments(), bytes(1), at(30)).oldest, Some(Index(21)));
+        assert_eq!(
+            plan(&segments(), bytes(1), at(30), false).oldest,
+            Some(Index(21))
+        );
 
         let frames = |least| Keep {
             frames: Some(least),
             ..Keep::default()
         };
-        assert_eq!(plan(&segments(), frames(21), at(30)).oldest, None);
+        assert_eq!(plan(&segments(), frames(21), at(30), false).oldest, None);
         assert_eq!(
-            plan(&segments(), frames(20), at(30)).oldest,
+            plan(&segments(), frames(20), at(30), false).oldest,
             Some(Index(11))
         );
-        assert_eq!(plan(&segments(), frames(1), at(30)).oldest, Some(Index(21)));
+        assert_eq!(
+            plan(&segments(), frames(1), at(30), false).oldest,
+            Some(Index(21))
+        );
     }
 
     #[test]
@@ -180,11 +197,48 @@ mod tests {
             age: Some(Duration::from_secs(20)),
             ..Keep::default()
         };
-        assert_eq!(plan(&segments(), keep, Timestamp::MIN), Plan::default());
+        assert_eq!(
+            plan(&segments(), keep, Timestamp::MIN, false),
+            Plan::default()
+        );
         let forever = Keep {
             age: Some(Duration::MAX),
             ..Keep::default()
         };
-        assert_eq!(plan(&segments(), forever, Timestamp::MAX), Plan::default());
+        assert_eq!(
+            plan(&segments(), forever, Timestamp::MAX, false),
+            Plan::default()
+        );
+    }
+
+    #[test]
+    fn while_space_is_short_a_limit_is_a_bound() {
+        let frames = |least| Keep {
+            frames: Some(least),
+            ..Keep::default()
+        };
+        let short = |least| plan(&segments(), frames(least), at(30), true);
+        assert_eq!(short(30), Plan::default());
+        let first = Plan {
+            seal: false,
+            oldest: Some(Index(11)),
+        };
+        assert_eq!(short(29), first);
+        assert_eq!(short(20), first);
+        // The newest alone is more than is asked for.
+        let all = Plan {
+            seal: true,
+            oldest: Some(Index(21)),
+        };
+        assert_eq!(short(9), all);
+        let bytes = Keep {
+            bytes: Some(99),
+            ..Keep::default()
+        };
+        assert_eq!(plan(&segments(), bytes, at(30), true), all);
+        assert_eq!(
+            plan(&segments(), Keep::default(), at(30), true),
+            Plan::default()
+        );
     }
 }

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use crate::{
+    batch_clock::BatchClock,
     binding::{Binding, Peer},
     codec::{self, SnapshotHead},
     config::{DiskLimits, ReplicaConfig, VerifyHistory},
@@ -26,6 +27,7 @@ use crate::{
     network::NoPeers,
     proposer::{Proposer, ProposerCounters},
     queue::Queue,
+    space::Space,
     upkeep::Upkeep,
 };
 
@@ -46,6 +48,9 @@ const ELECTION_MS_MAX: u64 = 1_000;
 
 /// Entries that go to a follower in one message; an entry holds about a mebibyte.
 const ENTRIES_PER_MESSAGE_MAX: u64 = 16;
+
+/// Bytes of groups in one entry: what a record of the log holds, less its head and the batch's.
+const ENTRY_BYTES_MAX: usize = RaftLog::RECORD_BYTES_MAX - (1 << 20);
 
 /// Everything that an open replica consists of.
 pub(crate) struct Parts {
@@ -107,13 +112,13 @@ pub(crate) async fn start(config: &ReplicaConfig, home: Handle) -> Result<Parts,
     let proposer = Proposer {
         raft: raft.clone(),
         queue: queue.clone(),
-        log: shared.log.clone(),
-        clock: config.clock.clone(),
+        machine: shared.clone(),
+        clock: BatchClock::new(config.clock.clone()),
         fault: fault.clone(),
         counters: counters.clone(),
         in_flight: in_flight.clone(),
         unflushed: Arc::new(Semaphore::new(config.queue.unflushed_max)),
-        free_reserve: config.disk.free_reserve,
+        space: shared.space.clone(),
     };
     let upkeep = Upkeep {
         raft: raft.clone(),
@@ -121,6 +126,7 @@ pub(crate) async fn start(config: &ReplicaConfig, home: Handle) -> Result<Parts,
         queue: queue.clone(),
         disk: config.disk.clone(),
         clock: config.clock.clone(),
+        space: shared.space.clone(),
         fault: fault.clone(),
         stopping: stopping.clone(),
     };
@@ -160,6 +166,19 @@ fn check(config: &ReplicaConfig) -> Result<(), OpenError> {
                 setting,
                 expected: "at least 1",
                 found,
+            });
+        }
+    }
+    let sizes = [
+        ("queue.group_bytes_max", queue.group_bytes_max),
+        ("queue.batch_bytes_max", queue.batch_bytes_max),
+    ];
+    for (setting, bytes) in sizes {
+        if bytes > ENTRY_BYTES_MAX {
+            return Err(OpenError::Setting {
+                setting,
+                expected: "at most 255 MiB, so that a log entry can hold it: lower the limit of a transaction or of a batch",
+                found: format!("{bytes} bytes"),
             });
         }
     }
@@ -302,12 +321,18 @@ impl Files {
         });
         let broker_config = config.broker.clone();
         let fault = fault.clone();
+        let space = Space::new(
+            log.store().clone(),
+            config.disk.free_space.clone(),
+            config.disk.free_reserve,
+        );
         let files = MachineFiles {
             history,
             snapshots,
             log,
             broker_config,
             home,
+            space,
             fault,
         };
         Ok((

@@ -17,6 +17,7 @@ use crate::{
     machine::{Machine, MachineShared},
     queue::{Queue, Waiting},
     retention::{self, Extent, Keep, Plan},
+    space::Space,
 };
 
 /// How often the engine's health and the size of the log are looked at.
@@ -30,6 +31,7 @@ pub(crate) struct Upkeep {
     pub queue: Arc<Queue>,
     pub disk: DiskLimits,
     pub clock: Clock,
+    pub space: Space,
     pub fault: Fault,
     /// Set when the engine is meant to stop.
     pub stopping: Arc<Mutex<bool>>,
@@ -47,14 +49,18 @@ impl Upkeep {
             if !self.is_well() {
                 return;
             }
+            let short = self.space.is_short();
+            self.keep_spares(!short).await;
             if self.machine.log.bytes_since_snapshot() >= self.disk.snapshot_log_bytes
+                && self.machine.has_room_for_snapshot()
                 && self.raft.trigger().snapshot().await.is_err()
             {
                 // told by the next look
                 continue;
             }
-            if Instant::now() >= retention_due {
-                self.retain().await;
+            // While space is short everybody waits for what retention lets go.
+            if short || Instant::now() >= retention_due {
+                self.retain(short).await;
                 retention_due = Instant::now() + self.disk.retention_interval;
             }
         }
@@ -72,15 +78,24 @@ impl Upkeep {
         false
     }
 
+    /// Gives the room of spare log segments back while space is short.
+    async fn keep_spares(&self, keep: bool) {
+        let log = self.machine.log.store().clone();
+        let done = tokio::task::spawn_blocking(move || log.keep_spares(keep)).await;
+        if let Ok(Err(error)) = done {
+            tracing::warn!(error = %chain(&error), "cannot remove a spare log segment");
+        }
+    }
+
     /// Proposes what retention asks for, if this server leads.
-    async fn retain(&self) {
+    async fn retain(&self, short: bool) {
         if !self.raft.is_leader() {
             return;
         }
         let settings = self.machine.view.load().settings.retention.clone();
         let segments = self.extents();
         let Plan { seal, oldest } =
-            retention::plan(&segments, Keep::from(&settings), (self.clock)());
+            retention::plan(&segments, Keep::from(&settings), (self.clock)(), short);
         let oldest = oldest.filter(|&oldest| oldest > self.machine.view.load().oldest);
         if !seal && oldest.is_none() {
             return;
@@ -95,6 +110,7 @@ impl Upkeep {
         let (answer, answered) = oneshot::channel();
         let group = Waiting {
             commands: group.len(),
+            takes_reserve: true,
             bytes: group.into_bytes(),
             answer,
         };

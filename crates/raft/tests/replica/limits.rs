@@ -1,8 +1,16 @@
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use tidings_raft::ProposeError;
+use tidings_event::Index;
+use tidings_raft::{FreeSpace, OpenError, ProposeError};
+use tidings_timeline::{RetentionSettings, Settings};
 
-use crate::server::{Server, history, publish, publish_one};
+use crate::server::{Server, frames, history, publish, publish_one};
 
 #[tokio::test]
 async fn a_full_queue_sends_callers_away_and_recovers() {
@@ -37,11 +45,12 @@ async fn a_caller_waits_a_little_for_a_place() {
     server.config.queue.batch_groups_max = 1;
     server.config.queue.wait_max = Duration::from_secs(60);
     let replica = server.open().await;
+    let before = replica.status().batches;
     let many = (0..50).map(|n| replica.propose(publish(&n.to_string(), None)));
     for result in futures_util::future::join_all(many).await {
         result.unwrap();
     }
-    assert_eq!(replica.status().batches, 50);
+    assert_eq!(replica.status().batches - before, 50);
     replica.shutdown().await;
 }
 
@@ -109,4 +118,69 @@ async fn after_shutdown_nothing_is_taken() {
         "what was there can still be read"
     );
     assert!(replica.broker().is_closed());
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_what_frees_it_and_goes_on_by_itself() {
+    let mut server = Server::new();
+    let free = Arc::new(AtomicU64::new(u64::MAX));
+    server.config.disk.free_space = Some(FreeSpace::new({
+        let free = free.clone();
+        move || free.load(Ordering::SeqCst)
+    }));
+    server.config.disk.free_reserve = 1_000;
+    server.config.disk.retention_interval = Duration::from_millis(10);
+    let replica = server.open().await;
+    for n in 0..10 {
+        publish_one(&replica, &n.to_string()).await;
+    }
+    free.store(0, Ordering::SeqCst);
+    let full = replica.propose(publish("k", None)).await.unwrap_err();
+    assert_eq!(full.code(), "disk_full");
+    assert!(!replica.snapshot().await, "no room, and that stops nothing");
+
+    // All of it is in one segment: it is closed, and then it goes.
+    let retention = RetentionSettings {
+        age_s: 0,
+        bytes: 0,
+        frames: 5,
+    };
+    let settings = Settings {
+        retention,
+        ..Settings::default()
+    };
+    // Together with one that is refused.
+    let (changed, refused) = futures_util::future::join(
+        replica.propose_settings(settings),
+        replica.propose(publish("k", None)),
+    )
+    .await;
+    changed.unwrap();
+    assert_eq!(refused.unwrap_err().code(), "disk_full");
+    crate::upkeep::until("freed", || replica.state().oldest == Index(11)).await;
+    assert_eq!(replica.status().damaged, None);
+    free.store(u64::MAX, Ordering::SeqCst);
+    assert_eq!(publish_one(&replica, "after").await, Index(11));
+    assert!(replica.snapshot().await);
+    replica.shutdown().await;
+    assert_eq!(frames(&server.config.data_dir), [(11, "after".to_owned())]);
+}
+
+#[tokio::test]
+async fn an_entry_that_no_record_holds_is_refused_at_start() {
+    let mut server = Server::new();
+    server.config.queue.group_bytes_max = 256 << 20;
+    let refused = server.try_open().await.err().unwrap();
+    assert!(
+        matches!(
+            refused,
+            OpenError::Setting {
+                setting: "queue.group_bytes_max",
+                ..
+            }
+        ),
+        "{refused}"
+    );
+    server.config.queue.group_bytes_max = 255 << 20;
+    server.open().await.shutdown().await;
 }

@@ -51,7 +51,11 @@ async fn what_is_proposed_at_once_gets_contiguous_indexes() {
 
     let status = replica.status();
     assert!(status.batches <= status.groups, "{status:?}");
-    assert_eq!((status.groups, status.commands), (320, 960));
+    assert_eq!(
+        (status.groups, status.commands),
+        (321, 961),
+        "the founding too"
+    );
     assert_eq!(status.role.as_str(), "leader");
     assert_eq!(status.leader, Some(crate::server::NODE));
     replica.shutdown().await;

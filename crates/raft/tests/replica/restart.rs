@@ -186,3 +186,20 @@ async fn a_log_without_its_snapshot_is_refused() {
         Err(OpenError::LogBehind { covered: None, .. })
     ));
 }
+
+#[tokio::test]
+async fn a_timeline_is_founded_once() {
+    let server = Server::new();
+    let replica = server.open().await;
+    let timeline = replica.state().timeline.unwrap();
+    publish_one(&replica, "a").await;
+    replica.shutdown().await;
+    let replica = server.open().await;
+    assert_eq!(replica.state().timeline, Some(timeline));
+    assert_eq!(replica.status().batches, 0, "not proposed again");
+    replica.shutdown().await;
+    let other = Server::new();
+    let replica = other.open().await;
+    assert_ne!(replica.state().timeline, Some(timeline));
+    replica.shutdown().await;
+}

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use crate::server::{Server, frames, publish_one};
 
 /// Waits for what the upkeep is to bring about.
-async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let wait = async {
         while !reached() {
             tokio::time::sleep(Duration::from_millis(5)).await;
