@@ -9,6 +9,9 @@ use crate::document;
 use crate::keys::{KEYS, Key, Raw, SECTIONS, key};
 use crate::origin::{Origin, Problem};
 
+/// What the verbs that talk to an agent read; often set where an agent runs, too.
+const CLIENT_VARIABLES: [&str; 3] = ["TIDINGS_ADDR", "TIDINGS_TOKEN", "TIDINGS_NAMESPACE"];
+
 /// Where a configuration comes from: defaults, then files, then the environment, then flags. What
 /// comes later wins, key by key.
 ///
@@ -63,7 +66,7 @@ impl Layers {
         self
     }
 
-    /// Takes the `TIDINGS_…` variables that name a key; the others are not ours.
+    /// Takes the `TIDINGS_…` variables that name a key, and warns of those that name nothing.
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Layers {
         self.environment.extend(
             variables
@@ -140,9 +143,7 @@ impl Layers {
                     &Raw::Word(value.clone()),
                     Origin::Environment(name.clone()),
                 );
-            } else if SECTIONS.iter().any(|(section, _)| {
-                name["TIDINGS_".len()..].starts_with(&format!("{}_", section.to_ascii_uppercase()))
-            }) {
+            } else if !CLIENT_VARIABLES.contains(&name.as_str()) {
                 // Not an error: schedulers put variables of their own beside ours, such as
                 // TIDINGS_HTTP_PORT for a service that is named tidings-http.
                 let near = document::nearest_key(
@@ -420,13 +421,20 @@ mod tests {
     #[test]
     fn environment_variables_that_nearly_name_a_key_are_told() {
         let loaded = Layers::new()
-            .environment(env(&[("TIDINGS_HTTP_ADRESS", "x"), ("TIDINGS_TOKEN", "x")]))
+            .environment(env(&[
+                ("TIDINGS_HTTP_ADRESS", "x"),
+                ("TIDINGS_TOKEN", "x"),
+                ("TIDINGS_RETENTON_AGE", "x"),
+                ("TIDINGS_QQQQ", "x"),
+            ]))
             .load()
             .unwrap();
         assert_eq!(
             loaded.warnings,
             [
-                "environment variable TIDINGS_HTTP_ADRESS sets no key; did you mean TIDINGS_HTTP_ADDRESS?"
+                "environment variable TIDINGS_HTTP_ADRESS sets no key; did you mean TIDINGS_HTTP_ADDRESS?",
+                "environment variable TIDINGS_RETENTON_AGE sets no key; did you mean TIDINGS_RETENTION_AGE?",
+                "environment variable TIDINGS_QQQQ sets no key",
             ]
         );
         assert_eq!(
