@@ -18,7 +18,7 @@ use crate::logging::Logging;
 use crate::open_files::raise_open_files;
 use crate::reload;
 use crate::service_manager::ServiceManager;
-use crate::token::{TokenError, TokenText, read_token};
+use crate::token::{TokenError, TokenText, configured_token};
 use crate::wiring;
 
 /// The number of a server that is alone.
@@ -295,7 +295,7 @@ enum Fault {
 }
 
 fn load_token(config: &Config) -> Result<Option<TokenText>, TokenError> {
-    let Some(path) = &config.http.token_file else {
+    let Some(file) = configured_token(&config.http)? else {
         return Ok(None);
     };
     let file = read_token(path)?;

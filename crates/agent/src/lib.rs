@@ -49,7 +49,7 @@ pub use open_files::raise_open_files;
 pub use origin::{Origin, Problem};
 pub use reference::{reference, sample};
 pub use signals::{StopSignals, reloads};
-pub use token::{TOKEN_CHARS_MIN, TokenError, TokenFile, TokenText, read_token};
+pub use token::{TOKEN_CHARS_MIN, TokenError, TokenFile, TokenText, configured_token, read_token};
 
 /// The whole chain of an error in one line, for a log.
 fn error_chain(error: &dyn std::error::Error) -> String {

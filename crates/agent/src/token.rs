@@ -3,6 +3,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::HttpConfig;
+use crate::contradictions::is_exposed;
+
 /// Fewest characters of a token: 16 of base64 are 96 bits, more than can be guessed.
 pub const TOKEN_CHARS_MIN: usize = 16;
 
@@ -45,6 +48,15 @@ pub enum TokenError {
         /// Characters without white space around them.
         chars: usize,
     },
+    /// Everybody on this machine may read the file, and everybody on the network may use what is in
+    /// it.
+    #[error("{sentence}; http.address can be reached from other machines, so that is refused")]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// What is odd about it.
+        sentence: String,
+    },
     /// The token cannot stand in an HTTP header.
     #[error(
         "the token in {} holds a character that an HTTP header cannot carry; it must be one word of visible ASCII characters",
@@ -66,6 +78,27 @@ impl TokenText {
 impl fmt::Debug for TokenText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TokenText({} characters)", self.0.len())
+    }
+}
+
+/// Reads and checks the file that `http.token_file` names; `None` when it names none.
+///
+/// # Errors
+///
+/// As [`read_token`], and when everybody on this machine may read a token that guards an address
+/// which other machines can reach.
+pub fn configured_token(http: &HttpConfig) -> Result<Option<TokenFile>, TokenError> {
+    let Some(path) = &http.token_file else {
+        return Ok(None);
+    };
+    let file = read_token(path)?;
+    match file.warning {
+        // Reached from this machine alone it is odd, but opens nothing to others.
+        Some(sentence) if is_exposed(http) => Err(TokenError::Exposed {
+            path: path.clone(),
+            sentence,
+        }),
+        _ => Ok(Some(file)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tidings_agent::{Agent, Config, DataDir, LISTENING_FILE, RunError, StartError};
+use tidings_agent::{Agent, Config, DataDir, LISTENING_FILE, RunError, StartError, TokenError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -279,10 +279,20 @@ async fn what_would_expose_the_timeline_does_not_start() {
     }
     let token_file = dir.path().join("token");
     std::fs::write(&token_file, "short").unwrap();
-    config.http.token_file = Some(token_file);
+    config.http.token_file = Some(token_file.clone());
+    assert!(matches!(
+        Agent::start(config.clone()).await.map(|_| ()),
+        Err(StartError::Token { .. })
+    ));
+    // A good one, which every user of this machine can read and use from anywhere.
+    std::fs::write(&token_file, "0123456789abcdef").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&token_file, mode).unwrap();
     assert!(matches!(
         Agent::start(config).await.map(|_| ()),
-        Err(StartError::Token { .. })
+        Err(StartError::Token {
+            source: TokenError::Exposed { .. }
+        })
     ));
     assert!(!data_dir.exists());
 }

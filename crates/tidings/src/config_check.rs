@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use tidings_agent::read_token;
+use tidings_agent::configured_token;
 
 use crate::agent::AgentArgs;
 
@@ -25,8 +25,8 @@ pub struct ConfigCheckArgs {
 pub fn run(args: ConfigCheckArgs) -> anyhow::Result<ExitCode> {
     let loaded = args.agent.layers().load()?;
     let mut warnings = loaded.warnings.clone();
-    if let Some(path) = &loaded.config.http.token_file {
-        let file = read_token(path).context("cannot use the token of http.token_file")?;
+    let token = configured_token(&loaded.config.http);
+    if let Some(file) = token.context("cannot use the token of http.token_file")? {
         warnings.extend(file.warning);
     }
     for warning in warnings {
