@@ -1,11 +1,11 @@
 use std::future::Future;
 use std::net::TcpListener;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use tidings_raft::{Replica, stored_node_id};
-use tidings_timeline::CommandGroup;
+use tidings_timeline::{CommandGroup, Settings};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -16,7 +16,7 @@ use crate::http_server::{HttpServer, ReservedPort};
 use crate::listening::{LISTENING_FILE, Listening, ListeningFile};
 use crate::logging::Logging;
 use crate::open_files::raise_open_files;
-use crate::reload;
+use crate::reload::{self, Reloaded};
 use crate::service_manager::ServiceManager;
 use crate::token::{TokenError, TokenText, configured_token};
 use crate::wiring;
@@ -26,6 +26,9 @@ const FIRST_NODE_ID: u64 = 1;
 
 /// How long the timeline may take to come down: a snapshot may be under way.
 const TIMELINE_STOP_MAX: Duration = Duration::from_secs(30);
+
+/// How long a reload waits for the timeline to take its settings: nothing else is reloaded meanwhile.
+const SETTINGS_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Descriptors beside those of connections: files of the history and the log, and what the process
 /// itself has open.
@@ -173,20 +176,34 @@ impl Agent {
         let mut shutdown = pin!(shutdown);
         // A stream that has ended is never ready again.
         let mut reload = pin!(reload.chain(futures_util::stream::pending()));
+        // The half of a reload that waits for the timeline goes on beside everything else: a stop
+        // and a fault are not kept waiting by a disk that hangs.
+        let mut preparing: Option<Preparing> = None;
         let fault = loop {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break None,
                 reason = &mut broken => break Some(Fault::Timeline(reason.to_string())),
                 reason = server.ended() => break Some(Fault::Http(reason)),
-                Some(wanted) = reload.next() => server = self.reload(wanted, server).await,
+                prepared = ready(&mut preparing) => {
+                    preparing = None;
+                    if let Some(prepared) = prepared {
+                        server = self.take_over(prepared, server);
+                    }
+                }
+                Some(wanted) = reload.next(), if preparing.is_none() => {
+                    preparing = self.prepare(&wanted);
+                }
             }
         };
+        drop(preparing);
 
         manager.stopping();
         if !server.stop().await {
             warn!("requests did not end within http.shutdown_grace and were cut");
         }
+        // Before the directory is let go: the next agent on it writes a file of its own.
+        drop(self.listening_file);
         if tokio::time::timeout(TIMELINE_STOP_MAX, self.replica.shutdown())
             .await
             .is_err()
@@ -194,7 +211,6 @@ impl Agent {
             // Nothing acknowledged depends on it: the log is on disk.
             warn!("the timeline did not come down in time");
         }
-        drop(self.listening_file);
         match fault {
             None => {
                 info!("stopped");
@@ -211,29 +227,45 @@ impl Agent {
         }
     }
 
-    /// Takes over what can be of `wanted`, wholly or not at all.
-    async fn reload(&mut self, wanted: Config, server: HttpServer) -> HttpServer {
-        let reloaded = match reload::mix(&self.config, &wanted) {
+    /// Begins a reload: everything that can fail is done before anything is taken over, so that a
+    /// configuration is taken wholly or not at all, and the same one can be tried again.
+    fn prepare(&self, wanted: &Config) -> Option<Preparing> {
+        let reloaded = match reload::mix(&self.config, wanted) {
             Ok(reloaded) => reloaded,
             Err(sentence) => {
-                error!(sentence, "the configuration was not reloaded");
-                return server;
+                not_reloaded(&sentence);
+                return None;
             }
         };
         // Read anew even when no key changed: the file's content may have.
         let token = match load_token(&reloaded.config) {
             Ok(token) => token,
             Err(error) => {
-                let reason = crate::error_chain(&error);
-                error!(reason, "the configuration was not reloaded");
-                return server;
+                not_reloaded(&crate::error_chain(&error));
+                return None;
             }
         };
-        if let Some(logging) = &self.logging {
-            logging.set_level(reloaded.config.log.level);
-        }
-        self.propose_settings(&reloaded.config).await;
+        let replica = self.replica.clone();
+        Some(Box::pin(async move {
+            let settings = wiring::settings(&reloaded.config);
+            let settled = tokio::time::timeout(SETTINGS_WAIT_MAX, settle(&replica, settings));
+            match settled.await {
+                Ok(Ok(())) => Some(Prepared { reloaded, token }),
+                Ok(Err(reason)) => {
+                    not_reloaded(&reason);
+                    None
+                }
+                Err(_) => {
+                    not_reloaded("the timeline did not take its settings in time; reload again");
+                    None
+                }
+            }
+        }))
+    }
 
+    /// Ends a reload.
+    fn take_over(&mut self, prepared: Prepared, server: HttpServer) -> HttpServer {
+        let Prepared { reloaded, token } = prepared;
         let surface = |config: &Config| {
             (
                 config.http.clone(),
@@ -242,50 +274,70 @@ impl Agent {
             )
         };
         let changed = token != self.token || surface(&self.config) != surface(&reloaded.config);
-        self.config = reloaded.config;
-        self.token = token;
         let server = if changed {
-            self.replace(server)
+            let api = wiring::api(&reloaded.config, token.as_ref());
+            match HttpServer::start(&self.replica, api, &self.listener) {
+                Ok(new) => {
+                    // The old one ends in the background.
+                    tokio::spawn(server.stop());
+                    new
+                }
+                Err(error) => {
+                    not_reloaded(&format!("cannot start a new HTTP server: {error}"));
+                    return server;
+                }
+            }
         } else {
             server
         };
+        if let Some(logging) = &self.logging {
+            logging.set_level(reloaded.config.log.level);
+        }
+        self.config = reloaded.config;
+        self.token = token;
         info!(taken = ?reloaded.taken, http_server_replaced = changed, "the configuration was reloaded");
         if !reloaded.postponed.is_empty() {
             warn!(keys = ?reloaded.postponed, "these keys changed and need a restart");
         }
         server
     }
+}
 
-    /// Puts a new HTTP server in the place of `old`, which ends in the background.
-    fn replace(&self, old: HttpServer) -> HttpServer {
-        let api = wiring::api(&self.config, self.token.as_ref());
-        match HttpServer::start(&self.replica, api, &self.listener) {
-            Ok(new) => {
-                tokio::spawn(old.stop());
-                new
-            }
-            Err(error) => {
-                error!(%error, "cannot start a new HTTP server; the old one goes on");
-                old
-            }
-        }
+/// A reload that waits for the timeline; `None` when it came to nothing, which was told.
+type Preparing = Pin<Box<dyn Future<Output = Option<Prepared>> + Send>>;
+
+/// A reload in which nothing can be refused any more.
+struct Prepared {
+    reloaded: Reloaded,
+    token: Option<TokenText>,
+}
+
+/// Waits for a reload that is under way; for ever when there is none.
+async fn ready(preparing: &mut Option<Preparing>) -> Option<Prepared> {
+    match preparing {
+        Some(preparing) => preparing.await,
+        None => std::future::pending().await,
     }
+}
 
-    /// Makes changed settings part of the timeline.
-    async fn propose_settings(&self, config: &Config) {
-        let settings = wiring::settings(config);
-        if settings == wiring::settings(&self.config) {
-            return;
-        }
-        let mut group = CommandGroup::new();
-        group.change_settings(&settings);
-        if let Err(error) = self.replica.propose(group).await {
-            let reason = crate::error_chain(&error);
-            error!(
-                reason,
-                "the new settings of the timeline were not taken; reload again"
-            );
-        }
+fn not_reloaded(reason: &str) {
+    error!(reason, "the configuration was not reloaded");
+}
+
+/// Makes the settings those of the timeline. What it has is asked of the timeline itself: what this
+/// agent was configured with may never have got there.
+async fn settle(replica: &Replica, settings: Settings) -> Result<(), String> {
+    if *replica.state().settings == settings {
+        return Ok(());
+    }
+    let mut group = CommandGroup::new();
+    group.change_settings(&settings);
+    match replica.propose(group).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!(
+            "the new settings of the timeline were not taken: {}; reload again",
+            crate::error_chain(&error)
+        )),
     }
 }
 
@@ -298,7 +350,6 @@ fn load_token(config: &Config) -> Result<Option<TokenText>, TokenError> {
     let Some(file) = configured_token(&config.http)? else {
         return Ok(None);
     };
-    let file = read_token(path)?;
     if let Some(warning) = file.warning {
         warn!("{warning}");
     }

@@ -21,7 +21,8 @@ pub const LISTENING_FILE: &str = "listening.json";
 /// `listening.json`, there as long as this lives.
 ///
 /// It is put in place by a rename, so that a reader sees the whole file or none. A crash leaves it
-/// behind: its `pid` tells whether the agent still runs.
+/// behind: when no process has its `pid` any more, or that process is another program, no agent
+/// listens there.
 #[derive(Debug)]
 pub(crate) struct ListeningFile {
     path: PathBuf,
@@ -37,7 +38,8 @@ impl ListeningFile {
             .tempfile_in(data_dir)?;
         serde_json::to_writer(&mut file, listening)?;
         file.write_all(b"\n")?;
-        // Not a secret: other users' clients may look for the port.
+        // Not a secret: whoever may look into the directory (by default its owner's group) may know
+        // the port.
         file.as_file()
             .set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
         file.persist(&path).map_err(|error| error.error)?;
