@@ -13,6 +13,7 @@
 mod agent;
 mod http;
 mod pipeline;
+pub mod process;
 mod programs;
 pub mod readers;
 mod recorded;

@@ -1,13 +1,13 @@
 //! The foreign programs: the official Go client and PyPI's python-nomad.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::Agent;
+use crate::process::{self, Lines};
 
 /// How a program ended.
 #[derive(Debug)]
@@ -23,6 +23,10 @@ pub struct Outcome {
 /// A started program.
 pub struct Running {
     child: Child,
+    output: Lines,
+    complaints: Lines,
+    /// Lines of its standard output that were waited for.
+    printed: Vec<String>,
 }
 
 /// `interop/go-nomad-client`: github.com/hashicorp/nomad/api.
@@ -76,52 +80,47 @@ impl Running {
                 command.env_remove(name);
             }
         }
-        let child = command
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
-        Ok(Self { child })
+        let output = child.stdout.take().context("standard output is piped")?;
+        let errors = child.stderr.take().context("standard error is piped")?;
+        Ok(Self {
+            child,
+            output: Lines::of(output),
+            complaints: Lines::of(errors),
+            printed: Vec::new(),
+        })
+    }
+
+    /// Wait until it prints a line on its standard output.
+    pub fn await_printed(&mut self) -> Result<()> {
+        let line = self.output.next_line()?;
+        self.printed
+            .push(line.context("it ended without printing anything more")?);
+        Ok(())
     }
 
     /// Wait until it prints a line that is `line` on its standard error.
     pub fn await_complaint(&mut self, line: &str) -> Result<()> {
-        let errors = self
-            .child
-            .stderr
-            .as_mut()
-            .context("standard error is piped")?;
-        let mut reader = BufReader::with_capacity(1, errors);
-        let mut said = String::new();
-        while reader.read_line(&mut said)? > 0 {
+        while let Some(said) = self.complaints.next_line()? {
             if said.trim_end() == line {
                 return Ok(());
             }
-            said.clear();
         }
         anyhow::bail!("it ended without saying {line:?}")
     }
 
     /// Wait for its end.
     pub fn finish(mut self) -> Result<Outcome> {
-        // Both programs say little on standard error: the pipe holds it while we read the other.
-        let mut output = String::new();
-        self.child
-            .stdout
-            .take()
-            .context("standard output is piped")?
-            .read_to_string(&mut output)?;
-        let mut complaint = String::new();
-        self.child
-            .stderr
-            .take()
-            .context("standard error is piped")?
-            .read_to_string(&mut complaint)?;
-        let status = self.child.wait()?;
-        let lines = output.lines().map(str::to_owned).collect();
+        let mut lines = std::mem::take(&mut self.printed);
+        lines.extend(self.output.rest()?);
+        let complaint = self.complaints.rest()?.join("\n");
         Ok(Outcome {
-            succeeded: status.success(),
+            succeeded: process::wait(&mut self.child)?.success(),
             lines,
             complaint,
         })

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tidings_interop::{Stream, request, tidings};
+use tidings_interop::{Stream, process, request, tidings};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -92,7 +92,7 @@ fn agent_dev_prints_where_it_serves_and_cleans_up() -> Result<()> {
     let data_dir = open_data_dir(dev.child.id())?;
     ensure!(data_dir.is_dir(), "{} is not there", data_dir.display());
     kill_process(pid, Signal::INT)?;
-    let status = dev.child.wait()?;
+    let status = process::wait(&mut dev.child)?;
     ensure!(
         status.success(),
         "after an interrupt it ended with {status}"

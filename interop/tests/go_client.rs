@@ -2,9 +2,14 @@
 //!
 //! What it makes of recorded traffic is in `recorded_traffic.rs`.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tidings_interop::{Agent, AgentOptions, GoClient};
+
+/// Longest wait for a subscription on an idle stream; the next heartbeat comes after 30 s.
+const SUBSCRIBED_MAX: Duration = Duration::from_secs(5);
 
 fn event(topic: &str, key: &str) -> Value {
     json!({ "Topic": topic, "Type": "Changed", "Key": key, "Namespace": "default",
@@ -54,9 +59,15 @@ fn go_client_follows_topics_and_keys() -> Result<()> {
 #[test]
 fn go_client_subscribes_at_once_on_an_idle_stream() -> Result<()> {
     let agent = Agent::start()?;
+    let started = Instant::now();
     let mut follower = GoClient::start(&agent, &[], &["-count", "2", "dump"])?;
     // The client asks for gzip and returns from Stream() only when first bytes came.
     follower.await_complaint("subscribed")?;
+    let waited = started.elapsed();
+    assert!(
+        waited < SUBSCRIBED_MAX,
+        "it took {waited:?}: the first bytes came with the first heartbeat or event, not at once"
+    );
     agent.publish(&[event("Job", "a")])?;
     agent.publish(&[event("Job", "b")])?;
     assert_eq!(keys(&follower.finish()?.success()?)?, ["a", "b"]);

@@ -103,7 +103,9 @@ fn python_nomad_resumes_at_an_index() -> Result<()> {
 fn python_nomad_sees_events_while_they_are_published() -> Result<()> {
     let agent = Agent::start()?;
     agent.publish(&[event("Job", "before", "default")])?;
-    let follower = PythonClient::start(&agent, &["--count", "3"])?;
+    let mut follower = PythonClient::start(&agent, &["--count", "3"])?;
+    // It follows: what is published now comes to it live.
+    follower.await_printed()?;
     agent.publish(&[event("Job", "after", "default"), event("Node", "n1", "")])?;
     assert_eq!(
         names(&follower.finish()?.success()?)?,
