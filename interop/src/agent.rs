@@ -90,7 +90,7 @@ impl Agent {
         if let Some(token) = &options.token {
             let file = folder.path().join("token");
             std::fs::write(&file, token)?;
-            // The agent refuses a secret that others can read.
+            // The agent warns of a secret that others can read, and beyond loopback refuses it.
             std::fs::set_permissions(&file, Permissions::from_mode(0o600))?;
             let text = format!("[http]\ntoken_file = {file:?}\n");
             std::fs::write(config.join("token.toml"), text)?;
