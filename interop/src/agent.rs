@@ -183,11 +183,47 @@ impl Agent {
 
     /// `SIGTERM`.
     pub fn signal_stop(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid())
             .ok()
             .and_then(Pid::from_raw)
             .context("not a process id")?;
-        kill_process(pid, Signal::TERM).context("cannot signal the agent")
+        kill_process(pid, signal).context("cannot signal the agent")
+    }
+
+    /// Writes its configuration file anew, and asks it to read all of them.
+    pub fn reload(&self, config: &str) -> Result<()> {
+        std::fs::write(self.folder.path().join("config/test.toml"), config)?;
+        self.signal(Signal::HUP)
+    }
+
+    /// Writes another token into its token file; a reload takes it.
+    pub fn write_token(&self, token: &str) -> Result<()> {
+        std::fs::write(self.folder.path().join("token"), token).context("cannot write the token")
+    }
+
+    /// Wait until its log has this many lines with `text`.
+    pub fn await_log(&self, text: &str, lines: usize) -> Result<()> {
+        let deadline = Instant::now() + LIFECYCLE_TIMEOUT;
+        while self
+            .log()
+            .lines()
+            .filter(|line| line.contains(text))
+            .count()
+            < lines
+        {
+            ensure!(
+                Instant::now() < deadline,
+                "its log has not {lines} lines with {text:?}\n{}",
+                self.log_tail()
+            );
+            sleep(POLL);
+        }
+        Ok(())
     }
 
     /// Wait for its end.
