@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use tidings_raft::{Replica, stored_node_id};
-use tidings_timeline::{CommandGroup, Settings};
+use tidings_timeline::Settings;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -330,9 +330,7 @@ async fn settle(replica: &Replica, settings: Settings) -> Result<(), String> {
     if *replica.state().settings == settings {
         return Ok(());
     }
-    let mut group = CommandGroup::new();
-    group.change_settings(&settings);
-    match replica.propose(group).await {
+    match replica.propose_settings(settings).await {
         Ok(_) => Ok(()),
         Err(error) => Err(format!(
             "the new settings of the timeline were not taken: {}; reload again",
