@@ -88,6 +88,16 @@ pub enum EventError {
         /// The Id.
         id: String,
     },
+    /// Some events of a transaction bear an Id of their publisher, others do not.
+    #[error(
+        "{with} events of the transaction have an Id and {without} have none: give every event one, or none"
+    )]
+    SomeIds {
+        /// How many have one.
+        with: usize,
+        /// How many have none.
+        without: usize,
+    },
     /// A CloudEvent of another version.
     #[error("the CloudEvent has specversion {found:?}: only \"1.0\" is understood")]
     CloudEventVersion {
@@ -112,6 +122,7 @@ impl EventError {
             EventError::TooManyEvents { .. } => "too_many_events",
             EventError::NoEvents => "no_events",
             EventError::RepeatedId { .. } => "repeated_id",
+            EventError::SomeIds { .. } => "some_ids",
             EventError::CloudEventVersion { .. } => "cloudevent_version",
         }
     }

@@ -110,7 +110,7 @@ impl CommandGroup {
                     limit: limits.transaction_events,
                 });
             }
-            check_ids_differ(events)?;
+            check_ids(events)?;
             bytes.extend_from_slice(&(events.len() as u32).to_le_bytes());
             let start = bytes.len();
             for event in events {
@@ -224,7 +224,9 @@ impl CommandGroup {
     }
 }
 
-fn check_ids_differ(events: &[NewEvent<'_>]) -> Result<(), EventError> {
+/// Ids are for recognising a transaction that was sent before, so either all of its events bear one,
+/// each its own, or none does: an event without would be lost as a repeat, or come twice.
+fn check_ids(events: &[NewEvent<'_>]) -> Result<(), EventError> {
     if events.len() < 2 {
         return Ok(());
     }
@@ -232,6 +234,12 @@ fn check_ids_differ(events: &[NewEvent<'_>]) -> Result<(), EventError> {
         .iter()
         .filter_map(|event| event.id.as_deref())
         .collect();
+    if !ids.is_empty() && ids.len() < events.len() {
+        return Err(EventError::SomeIds {
+            with: ids.len(),
+            without: events.len() - ids.len(),
+        });
+    }
     ids.sort_unstable();
     match ids.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(EventError::RepeatedId {
@@ -431,4 +439,48 @@ fn read_change<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, Truncated> {
         key: reader.text()?,
         event: EncodedEvent::read(reader)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_event::Timestamp;
+
+    use super::*;
+    use crate::{Batch, Outcome, Refusal, StateMachine};
+
+    /// No publisher can hand this in; a log of another version may have it.
+    #[test]
+    fn an_event_without_an_id_is_never_taken_for_a_repeat() {
+        let json = |id: &str| format!(r#"{{"Topic":"T","Type":"A"{id}}}"#);
+        let (with, without) = (json(r#","Id":"a""#), json(""));
+        let with = NewEvent::parse(with.as_bytes()).unwrap();
+        let without = NewEvent::parse(without.as_bytes()).unwrap();
+        let mut stamper = Stamper::new("n1", "test", 1);
+        let limits = Limits::default();
+        let mut group = CommandGroup::new();
+        group
+            .publish(std::slice::from_ref(&with), &mut stamper, &limits)
+            .unwrap();
+        group
+            .command(tag::PUBLISH, |bytes| {
+                bytes.extend_from_slice(&2_u32.to_le_bytes());
+                push_event(&with, &mut stamper, &limits, bytes)?;
+                push_event(&without, &mut stamper, &limits, bytes)
+            })
+            .unwrap();
+        let batch = Batch {
+            time: Timestamp::from_unix_micros(1),
+            groups: vec![group.into_bytes()],
+        };
+        let mut machine = StateMachine::new(Settings::default());
+        let applied = machine.apply(&batch).unwrap();
+        let refused = Refusal::PartlyDuplicate { index: Index(1) };
+        assert_eq!(
+            applied.outcomes,
+            [
+                Outcome::Published { index: Index(1) },
+                Outcome::Refused(Box::new(refused))
+            ]
+        );
+    }
 }

@@ -211,8 +211,9 @@ impl StateMachine {
         let mut repeats = 0_usize;
         let mut fresh = 0_usize;
         let mut places_differ = false;
-        for id in events.iter().filter_map(|event| event.given_id) {
-            match self.dedupe.find(id) {
+        for event in events.iter() {
+            // An event without an Id is always a new one.
+            match event.given_id.and_then(|id| self.dedupe.find(id)) {
                 None => fresh += 1,
                 Some(index) => {
                     repeats += 1;
@@ -229,10 +230,8 @@ impl StateMachine {
         }
         frames.push(events.iter());
         self.index = frames.last();
-        if fresh > 0 {
-            for id in events.iter().filter_map(|event| event.given_id) {
-                self.dedupe.remember(id, self.index, time);
-            }
+        for id in events.iter().filter_map(|event| event.given_id) {
+            self.dedupe.remember(id, self.index, time);
         }
         Outcome::Published { index: self.index }
     }

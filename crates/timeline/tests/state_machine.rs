@@ -139,6 +139,21 @@ fn the_same_ids_give_the_first_index_again() {
 }
 
 #[test]
+fn either_all_events_of_a_transaction_bear_an_id_or_none() {
+    let with = event(r#"{"Topic":"Job","Type":"A","Id":"1"}"#);
+    let without = event(r#"{"Topic":"Job","Type":"A"}"#);
+    let mut group = CommandGroup::new();
+    let mut publish = |events: &[NewEvent<'_>]| {
+        let refused = group.publish(events, &mut stamper(), &Limits::default());
+        refused.map_err(|error| error.code())
+    };
+    assert_eq!(publish(&[with.clone(), without.clone()]), Err("some_ids"));
+    assert_eq!(publish(&[without.clone(), without]), Ok(()));
+    assert_eq!(publish(&[with]), Ok(()));
+    assert_eq!(group.len(), 2);
+}
+
+#[test]
 fn ids_are_remembered_within_the_window_and_across_restarts() {
     let settings = Settings {
         dedupe_ids_max: 2,
