@@ -16,7 +16,7 @@ mod router;
 mod subscription;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tidings_event::{Filter, Index};
@@ -38,9 +38,14 @@ pub struct BrokerConfig {
     pub ring_bytes: usize,
     /// About how much a subscription takes from memory at once. Default 256 KiB.
     pub chunk_bytes: usize,
-    /// How much a subscription that has fallen behind reads from disk at once. Default 512 KiB:
-    /// what was read is still in the processor's cache when it is checked and sent.
+    /// How much a subscription that has fallen behind reads from disk at once. Default 256 KiB:
+    /// the size of the store's buffers, and what was read is still in the processor's cache when it
+    /// is checked and sent.
     pub read_bytes: usize,
+    /// What all subscriptions together may hold of what was read for them. Beyond it nothing is
+    /// read ahead, and less at once: readers that stall cost little each, however many there are.
+    /// Default 256 MiB.
+    pub held_bytes: usize,
     /// Waking one subscription costs a few microseconds; for each one woken, the next wake-up waits
     /// this long, so that under load each of them finds more to do. Default 4 µs.
     pub wake_pause_each: Duration,
@@ -56,7 +61,8 @@ impl Default for BrokerConfig {
         BrokerConfig {
             ring_bytes: 64 << 20,
             chunk_bytes: 256 << 10,
-            read_bytes: 512 << 10,
+            read_bytes: 256 << 10,
+            held_bytes: 256 << 20,
             wake_pause_each: Duration::from_micros(4),
             wake_pause_each_routed: Duration::from_micros(30),
             wake_pause_max: Duration::from_millis(30),
@@ -75,6 +81,8 @@ pub struct BrokerStats {
     pub ring_oldest: Index,
     /// Reads from disk for subscriptions that had fallen behind.
     pub history_reads: u64,
+    /// Bytes of those reads that somebody still holds.
+    pub held_bytes: u64,
 }
 
 /// The one place where frames are announced.
@@ -87,6 +95,8 @@ pub struct Broker {
     appended: Notify,
     closed: AtomicBool,
     history_reads: AtomicU64,
+    /// Bytes read from disk that somebody still has.
+    held: Arc<AtomicUsize>,
 }
 
 impl Broker {
@@ -104,6 +114,7 @@ impl Broker {
             appended: Notify::new(),
             closed: AtomicBool::new(false),
             history_reads: AtomicU64::new(0),
+            held: Arc::new(AtomicUsize::new(0)),
         })
     }
 
@@ -166,6 +177,11 @@ impl Broker {
         self.closed.load(Ordering::SeqCst)
     }
 
+    /// Whether readers hold more than they should.
+    fn is_pressed(&self) -> bool {
+        self.held.load(Ordering::Relaxed) >= self.config.held_bytes
+    }
+
     /// Counts.
     pub fn stats(&self) -> BrokerStats {
         BrokerStats {
@@ -173,6 +189,7 @@ impl Broker {
             ring_bytes: self.ring.memory() as u64,
             ring_oldest: self.ring.oldest(),
             history_reads: self.history_reads.load(Ordering::Relaxed),
+            held_bytes: self.held.load(Ordering::Relaxed) as u64,
         }
     }
 }

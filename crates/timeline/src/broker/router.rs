@@ -9,7 +9,7 @@ use tidings_event::{Index, RouteKey};
 use crate::FrameBatch;
 
 /// How many frames a subscription is told of before it has to find out by itself.
-const HINTS_MAX: usize = 4_096;
+pub(super) const HINTS_MAX: usize = 4_096;
 
 /// Knows who wants what, tells them, and wakes them.
 pub(super) struct Router {
@@ -76,10 +76,19 @@ impl Slot {
     }
 
     /// Puts back what was taken and could not be used yet, all of it older than what came since.
+    /// Together they may be too many: that is an overflow as any other.
     pub(super) fn return_hints(&self, mut unused: Vec<Index>) {
         let mut hints = self.hints();
+        if hints.overflow {
+            return;
+        }
         unused.append(&mut hints.frames);
-        hints.frames = unused;
+        if unused.len() > HINTS_MAX {
+            hints.overflow = true;
+            hints.complete_after = unused.last().copied().unwrap_or_default();
+        } else {
+            hints.frames = unused;
+        }
     }
 
     /// Whether all matching frames after `cursor` are in the list. After an overflow the list starts
@@ -103,7 +112,7 @@ impl Slot {
         if hints.frames.last() == Some(&frame) {
             return false;
         }
-        if hints.frames.len() == HINTS_MAX {
+        if hints.frames.len() >= HINTS_MAX {
             hints.frames = Vec::new();
             hints.overflow = true;
             hints.complete_after = frame;
@@ -246,6 +255,70 @@ impl Router {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         for slot in table.any.values().chain(table.by_route.values().flatten()) {
             slot.waker.wake();
+        }
+    }
+}
+
+#[cfg(all(test, not(tidings_loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(usize),
+        Take,
+        Return,
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1..3_000_usize).prop_map(Step::Push),
+            Just(Step::Take),
+            Just(Step::Return),
+            Just(Step::Restart),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is pushed, taken and put back, the list is bounded, and a subscription that
+        /// trusts it misses nothing: what is not in it is before `complete_after`, or taken.
+        #[test]
+        fn the_list_of_hints_is_bounded_and_loses_nothing(steps in proptest::collection::vec(step(), 1..40)) {
+            let router = Router::new(Index::ZERO);
+            let slot = router.register(Some(&[]));
+            let mut newest = 0_u64;
+            let mut taken: Vec<Index> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Push(count) => for _ in 0..count {
+                        newest += 1;
+                        slot.push(Index(newest));
+                    },
+                    Step::Take => match slot.take_hints() {
+                        Some(hints) => taken.extend(hints),
+                        None => taken.clear(),
+                    },
+                    Step::Return => slot.return_hints(std::mem::take(&mut taken)),
+                    // As a subscription does that has looked at everything itself.
+                    Step::Restart => {
+                        taken.clear();
+                        prop_assert!(slot.is_complete_after(Index(newest)));
+                    }
+                }
+                let hints = slot.hints();
+                prop_assert!(hints.frames.len() <= HINTS_MAX);
+                prop_assert!(!hints.overflow || hints.frames.is_empty());
+                if !hints.overflow {
+                    let known: Vec<u64> = taken.iter().chain(&hints.frames).map(|frame| frame.get()).collect();
+                    prop_assert!(known.windows(2).all(|pair| pair[0] < pair[1]));
+                    if let Some(first) = known.first() {
+                        prop_assert_eq!(known.len() as u64, newest - first + 1);
+                    }
+                }
+            }
         }
     }
 }

@@ -3,7 +3,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +14,14 @@ use tokio::task::JoinHandle;
 use super::ring::Found;
 use super::{Broker, Slot};
 use crate::{FrameBatch, HistoryError, HistoryRead};
+
+/// Bytes of lines that one turn of a subscription looks at before it lets others have theirs: a
+/// filter takes some milliseconds for this much, and may reject all of it.
+const LOOK_BYTES: usize = 256 << 10;
+
+/// How much is read from disk at once while readers hold more than they should: the least that the
+/// store has buffers for.
+const READ_BYTES_PRESSED: usize = 64 << 10;
 
 /// Frames for a subscriber: whole lines.
 #[derive(Clone, Debug)]
@@ -58,6 +66,8 @@ pub struct Subscription {
     ready: VecDeque<Arc<FrameBatch>>,
     /// Hints taken and not yet followed, oldest first.
     hints: VecDeque<Index>,
+    /// Bytes looked at since others had their turn.
+    looked: usize,
     /// A read of older frames under way.
     reading: Option<JoinHandle<Result<HistoryRead, HistoryError>>>,
 }
@@ -76,6 +86,7 @@ impl Subscription {
             routed: false,
             ready: VecDeque::new(),
             hints: VecDeque::new(),
+            looked: 0,
             reading: None,
         }
     }
@@ -83,6 +94,12 @@ impl Subscription {
     /// Every frame up to here was given or is not wanted.
     pub fn cursor(&self) -> Index {
         self.cursor
+    }
+
+    /// Whether it has looked at so much that the next [`Subscription::poll_next`] lets others have
+    /// their turn: whoever gathers several slices hands on what there is.
+    pub fn wants_pause(&self) -> bool {
+        self.looked >= LOOK_BYTES
     }
 
     /// Goes on at another frame.
@@ -108,6 +125,11 @@ impl Subscription {
             if self.broker.is_closed() {
                 return Poll::Ready(Err(SubscriptionEnd::Closed));
             }
+            if self.wants_pause() {
+                self.looked = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if let Some(slice) = self.next_ready() {
                 return Poll::Ready(Ok(slice));
             }
@@ -122,7 +144,7 @@ impl Subscription {
             if self.routed {
                 match self.follow_hints() {
                     Some(slice) => return Poll::Ready(Ok(slice)),
-                    None if !self.routed => continue,
+                    None if !self.routed || self.wants_pause() => continue,
                     None => {}
                 }
             } else {
@@ -170,40 +192,60 @@ impl Subscription {
     fn next_ready(&mut self) -> Option<Slice> {
         while let Some(batch) = self.ready.pop_front() {
             let from = batch.ordinal(self.cursor.next())?;
-            self.cursor = batch.last();
             let bytes = if batch.is_all_wanted_by(&self.filter) {
+                self.cursor = batch.last();
                 batch.bytes.slice(batch.start(from)..)
             } else {
-                let mut runs = Runs::new(batch.bytes.clone());
-                for ordinal in from..batch.len() {
-                    if self.digests.may_match(batch.digests[ordinal]) {
-                        let line = batch.start(ordinal)..batch.ends[ordinal] as usize;
-                        runs.add(&self.filter, line);
-                    }
-                }
-                runs.join()
+                self.look_at(&batch, from)
             };
+            if self.cursor < batch.last() {
+                // The rest of it is looked at in the next turn.
+                self.ready.push_front(batch);
+            }
             if !bytes.is_empty() {
                 return Some(Slice {
                     bytes,
                     last: self.cursor,
                 });
             }
+            if self.wants_pause() {
+                return None;
+            }
         }
         None
+    }
+
+    /// What matches of a batch, as far as this turn goes.
+    fn look_at(&mut self, batch: &FrameBatch, from: usize) -> Bytes {
+        let mut runs = Runs::new(batch.bytes.clone());
+        for ordinal in from..batch.len() {
+            if self.wants_pause() {
+                break;
+            }
+            if self.digests.may_match(batch.digests[ordinal]) {
+                let line = batch.start(ordinal)..batch.ends[ordinal] as usize;
+                self.looked += line.len();
+                runs.add(&self.filter, line);
+            }
+            self.cursor = Index(batch.first.get() + ordinal as u64);
+        }
+        runs.join()
     }
 
     /// Gives the frames that the router told of, from memory.
     fn follow_hints(&mut self) -> Option<Slice> {
         // Read before the list is taken: what was routed by now is in the list, or not wanted.
         let routed = self.broker.router.routed();
-        let Some(hints) = self.slot.take_hints() else {
-            // Too much to be told of: look at everything after the cursor.
-            self.routed = false;
-            self.hints.clear();
-            return None;
-        };
-        self.hints.extend(hints);
+        // Those taken before come first: together they would have no bound.
+        let is_complete = self.hints.is_empty();
+        if is_complete {
+            let Some(hints) = self.slot.take_hints() else {
+                // Too much to be told of: look at everything after the cursor.
+                self.routed = false;
+                return None;
+            };
+            self.hints.extend(hints);
+        }
         let mut lines: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         let mut found: Option<Arc<FrameBatch>> = None;
@@ -235,6 +277,7 @@ impl Subscription {
                 },
             };
             let line = batch.line(ordinal);
+            self.looked += line.len();
             let wanted = match self.filter.select(&line) {
                 Ok(Selected::All) => line,
                 Ok(Selected::Some(part)) => part,
@@ -245,14 +288,19 @@ impl Subscription {
             found = Some(batch);
             self.hints.pop_front();
             self.cursor = frame;
-            if bytes >= self.broker.config.chunk_bytes {
+            if bytes >= self.broker.config.chunk_bytes || self.wants_pause() {
                 break;
             }
         }
-        if self.hints.is_empty() && self.routed {
+        // Only when the list was taken after `routed` was read is everything up to there in it.
+        if is_complete && self.hints.is_empty() && self.routed {
             self.cursor = self.cursor.max(routed);
         }
         let bytes = join(lines);
+        if bytes.is_empty() && !is_complete && self.hints.is_empty() && self.routed {
+            // What came meanwhile; at most once, as the list is empty now.
+            return self.follow_hints();
+        }
         (!bytes.is_empty()).then_some(Slice {
             bytes,
             last: self.cursor,
@@ -263,7 +311,12 @@ impl Subscription {
         let history = Arc::clone(&self.broker.history);
         let digests = Arc::clone(&self.digests);
         let filter = Arc::clone(&self.filter);
-        let bytes_max = self.broker.config.read_bytes;
+        let held = Arc::clone(&self.broker.held);
+        let bytes_max = if self.broker.is_pressed() {
+            READ_BYTES_PRESSED.min(self.broker.config.read_bytes)
+        } else {
+            self.broker.config.read_bytes
+        };
         self.broker.history_reads.fetch_add(1, Ordering::Relaxed);
         self.reading = Some(tokio::task::spawn_blocking(move || {
             let mut read = history.read(from, bytes_max, &digests)?;
@@ -278,11 +331,13 @@ impl Subscription {
                 }
                 read.bytes = runs.join();
             }
+            read.bytes = Held::count(read.bytes, held);
             Ok(read)
         }));
     }
 
-    /// Gives what was read from disk, and lets the next read begin meanwhile.
+    /// Gives what was read from disk, and lets the next read begin meanwhile, unless readers hold
+    /// too much already.
     fn poll_reading(
         &mut self,
         context: &mut Context<'_>,
@@ -312,7 +367,8 @@ impl Subscription {
             return Poll::Ready(Ok(None));
         }
         self.cursor = read.next.previous();
-        if matches!(self.broker.ring.read(read.next, 1), Found::Behind) {
+        if !self.broker.is_pressed() && matches!(self.broker.ring.read(read.next, 1), Found::Behind)
+        {
             self.start_reading(read.next);
         }
         let bytes = read.bytes;
@@ -331,6 +387,34 @@ impl Drop for Subscription {
         self.broker
             .router
             .unregister(&self.slot, self.routes.as_deref());
+    }
+}
+
+/// Bytes that were read from disk for one reader, counted for as long as anybody has them.
+struct Held {
+    bytes: Bytes,
+    held: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn count(bytes: Bytes, held: Arc<AtomicUsize>) -> Bytes {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        held.fetch_add(bytes.len(), Ordering::Relaxed);
+        Bytes::from_owner(Held { bytes, held })
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
 

@@ -282,6 +282,80 @@ mod subscriptions {
         assert_eq!(broker.stats().subscriptions, 0);
     }
 
+    /// A filter that rejects a whole ring lets others have their turn meanwhile, and misses nothing.
+    #[tokio::test]
+    async fn g8_a_scan_that_finds_nothing_gives_way_to_others() {
+        let mut fixture = Fixture::new(BrokerConfig::default());
+        let payload = format!("{{\"a\":\"{}\"}}", "x".repeat(20_000));
+        let payload = serde_json::value::RawValue::from_string(payload).unwrap();
+        for _ in 0..10 {
+            fixture.publish(group(10, |at| {
+                let mut event = event("T", if at == 9 { "last" } else { "k" }, "default");
+                event.payload = std::borrow::Cow::Owned(payload.clone());
+                event
+            }));
+        }
+        for (text, expected) in [("Key == 'none'", vec![]), ("Key == 'last'", vec![100])] {
+            let expression = tidings_event::Expression::compile(text).unwrap();
+            let filter = Filter::new(TopicSet::everything(), NamespaceSet::All, Some(expression));
+            let mut scan = fixture.broker.subscribe(filter, Index(1));
+            let mut turns = 0;
+            let mut seen = Vec::new();
+            while scan.cursor() < Index(100) {
+                let before = scan.cursor();
+                let next = std::future::poll_fn(|context| {
+                    std::task::Poll::Ready(match scan.poll_next(context) {
+                        std::task::Poll::Ready(slice) => Some(slice.unwrap()),
+                        std::task::Poll::Pending => None,
+                    })
+                });
+                let slice = next.await;
+                assert!(scan.cursor().get() - before.get() <= 15, "256 KiB a turn");
+                turns += 1;
+                seen.extend(slice.map(|slice| slice.last.get()));
+            }
+            assert!(turns > 5, "{turns}");
+            assert_eq!(seen.last().copied(), expected.last().copied());
+        }
+    }
+
+    /// Readers that do not read hold one read each, and nothing is read ahead of them.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn g8_readers_that_stall_hold_little_each() {
+        let mut fixture = Fixture::new(BrokerConfig {
+            held_bytes: 2_000,
+            ..small()
+        });
+        for _ in 0..50 {
+            fixture.publish(group(5, |_| event("T", "k", "default")));
+        }
+        let mut stalled = Vec::new();
+        for _ in 0..8 {
+            let mut reader = fixture.broker.subscribe(Filter::everything(), Index(1));
+            let slice = reader.next().await.unwrap();
+            stalled.push((reader, slice));
+        }
+        let one = stalled[0].1.bytes.len() as u64;
+        let held = fixture.broker.stats().held_bytes;
+        // The first few, before there was too much, may have read ahead.
+        assert!(held <= one * 8 + 2 * 2_000, "{held} of {one} each");
+        let reads = fixture.broker.stats().history_reads;
+        assert!(reads <= 12, "{reads}");
+        // They go on where they were.
+        let (mut reader, slice) = stalled.pop().unwrap();
+        let next = reader.next().await.unwrap();
+        let first = next.bytes.split(|byte| *byte == b'\n').next().unwrap();
+        assert_eq!(FrameView::parse(first).unwrap().index(), slice.last.next());
+        drop((slice, next, reader, stalled));
+        for _ in 0..1_000 {
+            if fixture.broker.stats().held_bytes == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("what nobody has is not counted");
+    }
+
     #[tokio::test]
     async fn g8_memory_is_bounded_whoever_reads_or_not() {
         let mut fixture = Fixture::new(small());
