@@ -89,11 +89,17 @@ impl Drop for Inner {
         running.proposer.abort();
         running.upkeep.abort();
         let raft = self.raft.clone();
+        let machine = self.machine.clone();
         running.home.spawn(async move {
             let _ = raft.shutdown().await;
             drop(raft);
             let _ = time::timeout(DRAIN_WAIT_MAX, running.machine_ended).await;
-            drop(running.data_dir);
+            let data_dir = running.data_dir;
+            let _ = tokio::task::spawn_blocking(move || {
+                machine.log.store().close();
+                drop(data_dir);
+            })
+            .await;
         });
     }
 }
@@ -423,6 +429,8 @@ impl Replica {
         let machine = self.inner.machine.clone();
         let ended = tokio::task::spawn_blocking(move || {
             let synced = machine.history.lock().sync();
+            // Its threads may still be preparing space: only then is the directory let go.
+            machine.log.store().close();
             drop(data_dir);
             synced
         });

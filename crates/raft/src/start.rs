@@ -34,8 +34,8 @@ use crate::{
 /// How long a start waits for somebody to lead. A server that stands alone leads at once.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Entries of up to this many bytes are synced where they are appended when the log is idle: a few
-/// events, as long as they come one by one. It holds up one worker for one sync.
+/// Entries of up to this many bytes are synced where they are appended: a few events, as long as
+/// they come one by one and the disk is quick. It holds up one worker for one sync.
 const DIRECT_BYTES_MAX: usize = 4 << 10;
 
 /// Milliseconds between a leader's signs of life, and without one until an election.
@@ -243,11 +243,7 @@ impl Files {
         // `Log` keeps the newest entries in memory, decoded: the store need not as well.
         let log_config = RaftLogConfig {
             cache_bytes: 0,
-            // A lone worker must not wait for a disk: nobody else would be served meanwhile.
-            direct_bytes_max: match Handle::current().metrics().num_workers() {
-                1 => 0,
-                _ => DIRECT_BYTES_MAX,
-            },
+            direct_bytes_max: DIRECT_BYTES_MAX,
             ..RaftLogConfig::default()
         };
         let (log, state) = RaftLog::open(&data_dir.raft(), log_config).map_err(store)?;

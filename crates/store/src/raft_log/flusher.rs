@@ -10,11 +10,13 @@
 //! dropped the dirty pages and report success the next time, so there is no second try: callers
 //! get the error, and the next start finds out what is on disk.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,7 +24,7 @@ use rustix::io::pwritev;
 use tracing::{debug, error};
 
 use super::RaftLogConfig;
-use super::prepare::{FIRST_FILL_BYTES, Preparer, fill};
+use super::prepare::{Extension, FIRST_FILL_BYTES, Preparer, fill};
 use super::record::{LogId, LogRecord, SEGMENT_HEAD_BYTES, encode_segment_head};
 use super::recovery::Segment;
 use super::shared::{Done, Op, Shared, Update};
@@ -84,6 +86,33 @@ pub(crate) fn run(flusher: &Mutex<Flusher>, shared: Arc<Shared>) {
     }
 }
 
+/// What was taken from the queue and is not answered yet.
+///
+/// Dropped with something in it only when the work on it panicked: nobody knows then what is on the
+/// disk, and nobody waits for an answer that does not come.
+struct Taken {
+    shared: Arc<Shared>,
+    ops: VecDeque<Op>,
+    /// Appends that go to the disk together.
+    group: VecDeque<(Vec<Arc<LogRecord>>, Done)>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let ops = self.ops.drain(..).filter_map(|op| match op {
+            Op::Append { done, .. } => Some(done),
+            // Dropping the sender is the answer.
+            Op::Truncate { .. } | Op::Purge { .. } => None,
+        });
+        let group = self.group.drain(..).map(|(_, done)| done);
+        for done in group.chain(ops) {
+            self.shared
+                .set_poison("writing it ended with a panic".to_owned());
+            done(Err(io::Error::other("writing the raft log panicked")));
+        }
+    }
+}
+
 /// Nobody waits for a thread that is gone, however it went.
 struct Ended(Arc<Shared>);
 
@@ -127,24 +156,33 @@ impl Flusher {
     /// Brings everything queued to the disk. Whoever holds the flusher may call this: operations
     /// leave the queue in order, and only here.
     pub(crate) fn work(&mut self) {
-        let mut group: Vec<(Vec<Arc<LogRecord>>, Done)> = Vec::new();
-        for op in self.shared.take_ops() {
+        let mut taken = Taken {
+            shared: Arc::clone(&self.shared),
+            ops: self.shared.take_ops(),
+            group: VecDeque::new(),
+        };
+        while let Some(op) = taken.ops.pop_front() {
             match op {
-                Op::Append { records, done } => group.push((records, done)),
+                Op::Append { records, done } => taken.group.push_back((records, done)),
                 Op::Truncate { from, reply } => {
-                    self.commit(&mut group);
+                    self.commit(&mut taken);
                     let result = self.guard(|this| this.truncate(from));
                     // A caller that is gone needs no answer.
                     let _ = reply.send(result);
                 }
                 Op::Purge { upto, reply } => {
-                    self.commit(&mut group);
+                    self.commit(&mut taken);
                     let result = self.guard(|this| this.purge(upto));
                     let _ = reply.send(result);
                 }
             }
         }
-        self.commit(&mut group);
+        self.commit(&mut taken);
+    }
+
+    /// Ends the thread that prepares space; called when nothing is to be written any more.
+    pub(crate) fn end(&mut self) {
+        self.preparer.end();
     }
 
     /// Refuses when poisoned, and poisons on failure.
@@ -165,16 +203,15 @@ impl Flusher {
     }
 
     /// Brings everything gathered to the disk and answers, in order.
-    fn commit(&mut self, group: &mut Vec<(Vec<Arc<LogRecord>>, Done)>) {
-        if group.is_empty() {
+    fn commit(&mut self, taken: &mut Taken) {
+        if taken.group.is_empty() {
             return;
         }
         let result = self.guard(|this| {
-            this.write(group.iter().flat_map(|(records, _)| records))?;
-            this.look_ahead();
-            Ok(())
+            this.write(taken.group.iter().flat_map(|(records, _)| records))?;
+            this.look_ahead()
         });
-        for (_, done) in group.drain(..) {
+        while let Some((_, done)) = taken.group.pop_front() {
             done(match &result {
                 Ok(()) => Ok(()),
                 Err(failure) => Err(as_io_error(failure)),
@@ -213,6 +250,7 @@ impl Flusher {
             return Ok(());
         }
         active.reserve(staged.bytes, &self.preparer, &self.config)?;
+        let started = Instant::now();
         #[cfg(test)]
         self.shared
             .injected
@@ -230,6 +268,10 @@ impl Flusher {
             .file
             .sync_data()
             .map_err(StoreError::io("sync", &active.path))?;
+        let took = started.elapsed();
+        #[cfg(test)]
+        let took = self.shared.injected.sync_took(took);
+        self.shared.state.lock().pace.note_sync(took);
         active.end += staged.bytes;
         self.shared.update(Update::Flushed {
             offsets: std::mem::take(&mut staged.offsets),
@@ -244,7 +286,7 @@ impl Flusher {
     /// The header is on disk before the name is, and the name before any record: a segment with a
     /// bad header is therefore always damage, and only the last one can have a torn tail.
     fn roll(&mut self, first: u64, record_bytes: u64) -> Result<(), StoreError> {
-        self.settle();
+        self.settle()?;
         let path = self.dir.join(DiskName::RaftSegment(first).file_name());
         let (temporary, filled) = match self.preparer.take_spare() {
             Some(spare) => spare,
@@ -291,24 +333,26 @@ impl Flusher {
     }
 
     /// Has space prepared when half of what there is has been used.
-    fn look_ahead(&mut self) {
+    fn look_ahead(&mut self) -> Result<(), StoreError> {
         let Some(active) = &mut self.active else {
-            return;
+            return Ok(());
         };
-        active.note_extension(&self.preparer, false);
+        active.note_extension(&self.preparer, false)?;
         let full = self.config.segment_bytes;
         if active.filled < full && active.end > active.filled / 2 {
             let to = (active.filled * 2).min(full);
-            self.preparer.begin_extend(&active.file, active.filled, to);
+            self.preparer.begin_extend(&active.path, active.filled, to);
         } else if active.filled >= full && active.end > full / 2 {
             self.preparer.begin_spare(full);
         }
+        Ok(())
     }
 
     /// Waits until nobody else writes to the active segment.
-    fn settle(&mut self) {
-        if let Some(active) = &mut self.active {
-            active.note_extension(&self.preparer, true);
+    fn settle(&mut self) -> Result<(), StoreError> {
+        match &mut self.active {
+            Some(active) => active.note_extension(&self.preparer, true),
+            None => Ok(()),
         }
     }
 
@@ -317,7 +361,7 @@ impl Flusher {
     /// What is to be done is written down first and crossed out last; a crash between is finished
     /// at the next start.
     fn truncate(&mut self, from: u64) -> Result<(), StoreError> {
-        self.settle();
+        self.settle()?;
         let marker = self.dir.join(DiskName::RaftTruncating.file_name());
         checked_file::write(&marker, Kind::Truncating, &from.to_le_bytes())?;
         let beyond = |segment: &Segment| (segment.first >= from).then(|| segment.path.clone());
@@ -344,7 +388,7 @@ impl Flusher {
 
     /// Forgets all records up to `upto`; removes or recycles segments that hold no others.
     fn purge(&mut self, upto: LogId) -> Result<(), StoreError> {
-        self.settle();
+        self.settle()?;
         let marker = self.dir.join(DiskName::RaftPurged.file_name());
         checked_file::write(&marker, Kind::Purged, &upto.encode())?;
         let index = upto.index;
@@ -389,10 +433,20 @@ impl Active {
         })
     }
 
-    /// Takes note of space that was prepared. A failed extension is tried again at need.
-    fn note_extension(&mut self, preparer: &Preparer, wait: bool) {
-        if let Some(Ok(filled)) = preparer.take_extended(wait) {
-            self.filled = self.filled.max(filled);
+    /// Takes note of space that was prepared. What found no room is tried again at need.
+    ///
+    /// # Errors
+    ///
+    /// When it was written and not synced: it is the file of our records, and what the disk has lost
+    /// of it nobody knows.
+    fn note_extension(&mut self, preparer: &Preparer, wait: bool) -> Result<(), StoreError> {
+        match preparer.take_extended(wait) {
+            Some(Extension::Filled(filled)) => {
+                self.filled = self.filled.max(filled);
+                Ok(())
+            }
+            Some(Extension::Unsynced(source)) => Err(StoreError::io("sync", &self.path)(source)),
+            Some(Extension::NotWritten) | None => Ok(()),
         }
     }
 
@@ -407,7 +461,7 @@ impl Active {
         if needed <= self.filled {
             return Ok(());
         }
-        self.note_extension(preparer, true);
+        self.note_extension(preparer, true)?;
         if needed > self.filled {
             let to = (self.filled * 2).min(config.segment_bytes).max(needed);
             fill(&self.file, self.filled, to).map_err(StoreError::io("extend", &self.path))?;

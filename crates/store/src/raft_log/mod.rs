@@ -7,6 +7,7 @@
 
 pub(crate) mod committed;
 mod flusher;
+mod pace;
 mod prepare;
 pub(crate) mod record;
 pub(crate) mod recovery;
@@ -55,8 +56,8 @@ pub struct RaftLogConfig {
     /// Appending waits while more than this is queued for the flusher. Default 256 MiB.
     pub queue_bytes: usize,
     /// Records of up to this many bytes are written and synced by the thread that appends them, as
-    /// long as nothing else is queued or being synced: handing them over and back costs two changes
-    /// of threads, as much as half a sync. Default 0: never.
+    /// long as they come one by one and the disk is quick: handing them over and back costs two
+    /// changes of threads, as much as half a sync. Default 0: never.
     pub direct_bytes_max: usize,
 }
 
@@ -116,7 +117,7 @@ struct Inner {
     vote: Mutex<Option<Vec<u8>>>,
     committed: Mutex<CommittedFile>,
     free: Mutex<Option<(Instant, u64)>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl RaftLog {
@@ -145,8 +146,11 @@ impl RaftLog {
         let committed = CommittedFile::open(&path)?;
         let found = std::mem::take(&mut recovered.spares);
         let spares = Spares::take_over(found, config.segment_bytes)?;
-        let shared = Arc::new(Shared::new(recovered, config.cache_bytes));
         let spares_generation = spares.generation();
+        let shared = Arc::new(Shared::new(recovered, config.cache_bytes));
+        #[cfg(test)]
+        let preparer = Preparer::start(dir, spares, Arc::clone(&shared.injected))?;
+        #[cfg(not(test))]
         let preparer = Preparer::start(dir, spares)?;
         let spare_switch = preparer.spare_switch();
         let flusher = Flusher::new(
@@ -173,7 +177,7 @@ impl RaftLog {
                 vote: Mutex::new(vote),
                 committed: Mutex::new(committed),
                 free: Mutex::new(None),
-                thread: Some(thread),
+                thread: Mutex::new(Some(thread)),
             }),
         };
         let state = log.state();
@@ -219,25 +223,23 @@ impl RaftLog {
     /// all calls come in the order of appending. It gets an error when the log is poisoned, when
     /// the records do not follow the last one, or when one is too large (leader over 255 bytes,
     /// whole record over 256 MiB); nothing of this call is kept in the last two cases.
-    /// A little appended to an idle log is written and synced before this returns; see
+    /// A little that comes alone is written and synced before this returns; see
     /// [`RaftLogConfig::direct_bytes_max`].
     pub fn append(&self, records: Vec<LogRecord>, done: Done) {
         let bytes: usize = records.iter().map(LogRecord::encoded_bytes).sum();
-        let direct = bytes <= self.inner.config.direct_bytes_max;
+        let small = bytes <= self.inner.config.direct_bytes_max;
         let writer = self.inner.writer.lock();
         let queue_bytes = self.inner.config.queue_bytes;
-        let queued = self
-            .inner
-            .shared
-            .enqueue(records, done, queue_bytes, !direct);
+        let queued = self.inner.shared.enqueue(records, done, queue_bytes, small);
         drop(writer);
         match queued {
             Err((done, error)) => done(Err(io::Error::other(error))),
-            Ok(alone) if direct && alone => match self.inner.flusher.try_lock() {
+            Ok(true) => match self.inner.flusher.try_lock() {
                 Some(mut flusher) => flusher.work(),
                 None => self.inner.shared.notify(),
             },
-            Ok(_) => {}
+            // Left to the flusher's thread.
+            Ok(false) => {}
         }
     }
 
@@ -330,6 +332,12 @@ impl RaftLog {
         }
         self.inner.order(|reply| Op::Purge { upto, reply })?;
         self.inner.refresh_ends()
+    }
+
+    /// Finishes what is queued and ends the log's threads: when this returns nothing is written any
+    /// more, and nothing is taken. Waits for the disk.
+    pub fn close(&self) {
+        self.inner.close();
     }
 
     /// Bytes of all records after `index`, on disk or queued.
@@ -449,16 +457,26 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
+impl Inner {
+    fn close(&self) {
         self.shared.close();
-        let Some(thread) = self.thread.take() else {
+        let Some(thread) = self.thread.lock().take() else {
             return;
         };
         // A callback may hold the last handle; the flusher cannot wait for itself.
-        if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+        if thread.thread().id() == std::thread::current().id() {
+            return;
+        }
+        if thread.join().is_err() {
             warn!("the raft log's flusher thread panicked");
         }
+        self.flusher.lock().end();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

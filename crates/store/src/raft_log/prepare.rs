@@ -28,17 +28,27 @@ pub(crate) const FIRST_FILL_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Work for the thread. At most one of each kind is under way.
 enum Order {
-    /// Fill `file` from `from` up to `to`.
-    Extend { file: Arc<File>, from: u64, to: u64 },
+    /// Fill a file from `from` up to `to`.
+    Extend { path: PathBuf, from: u64, to: u64 },
     /// Make a spare segment of this size at this place.
     Spare { place: u8, bytes: u64 },
+}
+
+/// What became of an extension.
+pub(crate) enum Extension {
+    /// Zeros are on disk up to here.
+    Filled(u64),
+    /// They could not be written, for want of space as a rule; nothing is lost.
+    NotWritten,
+    /// They were written and the sync failed.
+    Unsynced(io::Error),
 }
 
 #[derive(Default)]
 struct State {
     orders: VecDeque<Order>,
     extending: bool,
-    extended: Option<io::Result<u64>>,
+    extended: Option<Extension>,
     /// The place of the spare segment that is being made.
     sparing: Option<u8>,
     spares: Spares,
@@ -138,6 +148,8 @@ struct Shared {
     dir: PathBuf,
     state: Mutex<State>,
     changed: Condvar,
+    #[cfg(test)]
+    injected: Arc<super::tests::Injected>,
 }
 
 /// The thread and what it has ready.
@@ -147,7 +159,11 @@ pub(crate) struct Preparer {
 }
 
 impl Preparer {
-    pub(crate) fn start(dir: &Path, spares: Spares) -> Result<Self, StoreError> {
+    pub(crate) fn start(
+        dir: &Path,
+        spares: Spares,
+        #[cfg(test)] injected: Arc<super::tests::Injected>,
+    ) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             state: Mutex::new(State {
@@ -155,6 +171,8 @@ impl Preparer {
                 ..State::default()
             }),
             changed: Condvar::new(),
+            #[cfg(test)]
+            injected,
         });
         let worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -173,24 +191,24 @@ impl Preparer {
         }
     }
 
-    /// Begins to fill `file` with zeros up to `to`, unless a fill is under way.
-    pub(crate) fn begin_extend(&self, file: &Arc<File>, from: u64, to: u64) {
+    /// Begins to fill the file with zeros up to `to`, unless a fill is under way.
+    pub(crate) fn begin_extend(&self, path: &Path, from: u64, to: u64) {
         let mut state = self.shared.state.lock();
         if state.extending || state.extended.is_some() {
             return;
         }
         state.extending = true;
         state.orders.push_back(Order::Extend {
-            file: Arc::clone(file),
+            path: path.to_owned(),
             from,
             to,
         });
         self.shared.changed.notify_all();
     }
 
-    /// Up to where the file is filled since the last call, if a fill has ended. With `wait`, a
-    /// fill under way is awaited.
-    pub(crate) fn take_extended(&self, wait: bool) -> Option<io::Result<u64>> {
+    /// What became of a fill that has ended since the last call. With `wait`, a fill under way is
+    /// awaited.
+    pub(crate) fn take_extended(&self, wait: bool) -> Option<Extension> {
         let mut state = self.shared.state.lock();
         while wait && state.extending {
             self.shared.changed.wait(&mut state);
@@ -261,8 +279,9 @@ impl SpareSwitch {
     }
 }
 
-impl Drop for Preparer {
-    fn drop(&mut self) {
+impl Preparer {
+    /// Ends the thread, after what it is at.
+    pub(crate) fn end(&mut self) {
         self.shared.state.lock().closing = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take()
@@ -270,6 +289,12 @@ impl Drop for Preparer {
         {
             warn!("the thread that prepares raft log segments panicked");
         }
+    }
+}
+
+impl Drop for Preparer {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -291,8 +316,8 @@ impl Shared {
                 }
             };
             match order {
-                Order::Extend { file, from, to } => {
-                    let result = fill(&file, from, to).map(|()| to);
+                Order::Extend { path, from, to } => {
+                    let result = self.extend(&path, from, to);
                     let mut state = self.state.lock();
                     state.extending = false;
                     state.extended = Some(result);
@@ -314,6 +339,32 @@ impl Shared {
 
     fn spare_path(&self, place: u8) -> PathBuf {
         self.dir.join(DiskName::RaftSpare(place).file_name())
+    }
+
+    /// Fills through a descriptor of its own: Linux tells each open file description once that
+    /// writing back has failed, and the flusher's must not be told here.
+    fn extend(&self, path: &Path, from: u64, to: u64) -> Extension {
+        let written = disk::open_existing(path)
+            .map_err(io::Error::other)
+            .and_then(|file| {
+                disk::write_zeros(&file, from, to.saturating_sub(from))?;
+                Ok(file)
+            });
+        let file = match written {
+            Ok(file) => file,
+            Err(error) => {
+                warn!(path = %path.display(), error = %error, "cannot prepare space for the raft log");
+                return Extension::NotWritten;
+            }
+        };
+        #[cfg(test)]
+        if let Err(error) = self.injected.check_fill_sync() {
+            return Extension::Unsynced(error);
+        }
+        match file.sync_data() {
+            Ok(()) => Extension::Filled(to),
+            Err(error) => Extension::Unsynced(error),
+        }
     }
 
     fn make_spare(&self, place: u8, bytes: u64) -> io::Result<()> {

@@ -138,8 +138,10 @@ pub(crate) fn scan(bytes: &[u8], name_first: u64) -> Result<Scan, (u64, &'static
 /// Looks for records behind the place where reading stopped.
 fn examine_tail(bytes: &[u8], scan: &Scan, what: &'static str) -> Option<Tail> {
     let end = scan.end;
-    let started =
-        bytes.len() >= end + RECORD_HEAD_BYTES && disk::u32_at(bytes, end + 8) == scan.generation;
+    // Two fields: in a segment that is used again, one may be anything of its earlier life.
+    let started = bytes.len() >= end + RECORD_HEAD_BYTES
+        && disk::u32_at(bytes, end + 8) == scan.generation
+        && (SEGMENT_HEAD_BYTES..=end).contains(&(disk::u32_at(bytes, end + 12) as usize));
     let mut tail = started.then_some(Tail {
         what,
         damage: false,

@@ -12,6 +12,7 @@ use std::sync::mpsc::SyncSender;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use super::pace::Pace;
 use super::record::{LogId, LogRecord, RECORD_BYTES_MAX, RecordView};
 use super::recovery::{FIRST_INDEX_MAX, Recovered, Segment, TornTail};
 use crate::error::StoreError;
@@ -32,13 +33,15 @@ pub(crate) struct Shared {
     /// The queue has been taken.
     space: Condvar,
     #[cfg(test)]
-    pub(crate) injected: super::tests::Injected,
+    pub(crate) injected: Arc<super::tests::Injected>,
 }
 
 pub(crate) struct State {
     queue: VecDeque<Op>,
     queue_bytes: usize,
     closing: bool,
+    /// The flusher's thread is gone.
+    ended: bool,
     poison: Option<String>,
     /// On disk, oldest first.
     pub(crate) segments: VecDeque<Segment>,
@@ -56,6 +59,7 @@ pub(crate) struct State {
     pub(crate) torn: Option<TornTail>,
     /// How often records were brought to the disk.
     pub(crate) flushes: u64,
+    pub(crate) pace: Pace,
 }
 
 /// Work for the flusher.
@@ -116,6 +120,7 @@ impl Shared {
                 queue: VecDeque::new(),
                 queue_bytes: 0,
                 closing: false,
+                ended: false,
                 poison: None,
                 segments,
                 cache: VecDeque::new(),
@@ -128,23 +133,23 @@ impl Shared {
                 flushed_next: next,
                 torn: recovered.torn,
                 flushes: 0,
+                pace: Pace::default(),
             }),
             work: Condvar::new(),
             space: Condvar::new(),
             #[cfg(test)]
-            injected: super::tests::Injected::default(),
+            injected: Arc::default(),
         }
     }
 
     /// Queues records; when they cannot be taken, gives `done` back with the reason. Says whether
-    /// nothing else was queued; without `notify` the caller then does the work, or calls
-    /// [`Shared::notify`].
+    /// the caller does the work, or calls [`Shared::notify`]; for that they must be `small`.
     pub(crate) fn enqueue(
         &self,
         records: Vec<LogRecord>,
         done: Done,
         queue_bytes_max: usize,
-        notify: bool,
+        small: bool,
     ) -> Result<bool, (Done, StoreError)> {
         let mut state = self.state.lock();
         while state.queue_bytes > queue_bytes_max && state.poison.is_none() {
@@ -153,6 +158,8 @@ impl Shared {
         if let Err(error) = state.check_append(&records) {
             return Err((done, error));
         }
+        let idle = state.queue.is_empty() && state.flushed_next == state.next;
+        let direct = state.pace.is_direct(idle, small);
         if let Some(last) = records.last() {
             state.last = Some(last.id());
         }
@@ -161,13 +168,12 @@ impl Shared {
             state.remember(record);
         }
         state.evict();
-        let alone = state.queue.is_empty();
         state.queue.push_back(Op::Append { records, done });
         drop(state);
-        if notify || !alone {
+        if !direct {
             self.work.notify_one();
         }
-        Ok(alone)
+        Ok(direct)
     }
 
     /// Has the thread look at the queue.
@@ -175,9 +181,14 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Queues an operation that is answered by a reply.
+    /// Queues an operation that is answered by a reply, or drops it when nobody would answer.
     pub(crate) fn push(&self, op: Op) {
-        self.state.lock().queue.push_back(op);
+        let mut state = self.state.lock();
+        if state.ended {
+            return;
+        }
+        state.queue.push_back(op);
+        drop(state);
         self.work.notify_one();
     }
 
@@ -210,6 +221,7 @@ impl Shared {
     /// The flusher is gone: nobody may wait for it.
     pub(crate) fn flusher_ended(&self) {
         let mut state = self.state.lock();
+        state.ended = true;
         state
             .poison
             .get_or_insert_with(|| "the flusher thread has ended".to_owned());

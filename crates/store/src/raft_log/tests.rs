@@ -1,8 +1,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
@@ -22,6 +23,12 @@ pub(crate) struct Injected {
     /// Held by a test to keep a sync from ending.
     gate: Mutex<()>,
     syncs: AtomicI64,
+    /// Syncs of prepared space that still succeed.
+    fill_syncs_left: AtomicI64,
+    /// The next write panics.
+    panics: AtomicBool,
+    /// How long each sync seems to take, in microseconds; 0: as long as it does.
+    sync_micros: AtomicU64,
 }
 
 impl Default for Injected {
@@ -31,12 +38,30 @@ impl Default for Injected {
             syncs_left: AtomicI64::new(i64::MAX),
             gate: Mutex::new(()),
             syncs: AtomicI64::new(0),
+            fill_syncs_left: AtomicI64::new(i64::MAX),
+            panics: AtomicBool::new(false),
+            sync_micros: AtomicU64::new(0),
         }
     }
 }
 
 impl Injected {
+    pub(crate) fn check_fill_sync(&self) -> io::Result<()> {
+        match self.fill_syncs_left.fetch_sub(1, Ordering::SeqCst) {
+            1.. => Ok(()),
+            _ => Err(io::Error::other("medium error")),
+        }
+    }
+
+    pub(crate) fn sync_took(&self, measured: Duration) -> Duration {
+        match self.sync_micros.load(Ordering::SeqCst) {
+            0 => measured,
+            micros => Duration::from_micros(micros),
+        }
+    }
+
     pub(crate) fn check_write(&self) -> io::Result<()> {
+        assert!(!self.panics.load(Ordering::SeqCst), "injected panic");
         match self.writes_left.fetch_sub(1, Ordering::SeqCst) {
             1.. => Ok(()),
             _ => Err(io::ErrorKind::StorageFull.into()),
@@ -166,10 +191,10 @@ fn a_torn_last_record_is_cut_wherever_it_was_torn() {
                 expected(0..if whole { 5 } else { 4 }),
                 "cut at {cut}"
             );
-            // Less than its generation is indistinguishable from space that was never used.
+            // Less than its generation and what was synced is indistinguishable from space that was never used.
             assert!(!reported || !whole);
             assert!(
-                reported || whole || cut < start + 12 || shorten,
+                reported || whole || cut < start + 14 || shorten,
                 "cut at {cut}"
             );
         }
@@ -678,4 +703,126 @@ fn while_space_is_short_purged_segments_go() {
     log.purge_to(id(38)).unwrap();
     assert_ne!(spares(dir.path()), []);
     assert_eq!(payloads(&log), expected(39..40));
+}
+
+#[test]
+fn space_that_was_prepared_and_not_synced_stops_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), RaftLogConfig::default());
+    append(&log, 0..1);
+    let injected = &log.inner.shared.injected;
+    injected.fill_syncs_left.store(0, Ordering::SeqCst);
+    let large = vec![7; 3 << 20];
+    // More than half of what there is: the next piece is prepared.
+    log.append_and_wait(vec![record(1, &large)]).unwrap();
+    injected.fill_syncs_left.store(i64::MAX, Ordering::SeqCst);
+    let error = log.append_and_wait(vec![record(2, &large)]).unwrap_err();
+    assert!(error.to_string().contains("medium error"), "{error}");
+    assert!(log.poisoned().is_some());
+    assert!(log.append_and_wait(vec![record(2, b"")]).is_err());
+}
+
+#[test]
+fn a_panic_of_the_flusher_leaves_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), small());
+    append(&log, 0..3);
+    log.inner
+        .shared
+        .injected
+        .panics
+        .store(true, Ordering::SeqCst);
+    let (sender, receiver) = channel();
+    let held = log.inner.flusher.lock();
+    for index in 3..6 {
+        let sender = sender.clone();
+        let done = Box::new(move |result: io::Result<()>| sender.send(result.is_ok()).unwrap());
+        log.append(vec![record(index, b"x")], done);
+    }
+    drop(held);
+    drop(sender);
+    assert_eq!(receiver.iter().collect::<Vec<_>>(), [false; 3]);
+    assert!(matches!(
+        log.purge_to(id(1)),
+        Err(StoreError::Poisoned { .. })
+    ));
+    assert!(log.truncate_after(1).is_err());
+    assert!(log.append_and_wait(vec![record(6, b"")]).is_err());
+}
+
+#[test]
+fn a_closed_log_writes_nothing_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), small());
+    append(&log, 0..3);
+    log.close();
+    log.close();
+    assert!(log.append_and_wait(vec![record(3, b"")]).is_err());
+    assert!(log.purge_to(id(1)).is_err());
+    assert_eq!(log.read(0..3).unwrap().len(), 3, "it can still be read");
+    // Nothing of it is in the way of another.
+    assert_eq!(payloads(&open(dir.path(), small())), expected(0..3));
+}
+
+/// Appends one record; says whether it was synced by this thread.
+fn is_direct(log: &RaftLog, index: u64) -> bool {
+    let (sender, receiver) = channel();
+    let done = Box::new(move |result: io::Result<()>| {
+        result.unwrap();
+        sender.send(std::thread::current().id()).unwrap();
+    });
+    log.append(vec![record(index, b"x")], done);
+    receiver.recv().unwrap() == std::thread::current().id()
+}
+
+#[test]
+fn a_little_that_comes_alone_is_synced_where_it_is_appended() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RaftLogConfig {
+        direct_bytes_max: 200,
+        ..RaftLogConfig::default()
+    };
+    let log = open(dir.path(), config);
+    let injected = &log.inner.shared.injected;
+    injected.sync_micros.store(100, Ordering::SeqCst);
+    let direct = |from: u64| {
+        (from..from + 60)
+            .filter(|&index| is_direct(&log, index))
+            .count()
+    };
+    let alone = direct(0);
+    assert!((30..60).contains(&alone), "{alone}");
+    injected.sync_micros.store(50_000, Ordering::SeqCst);
+    let slow = direct(60);
+    assert!(slow <= 1, "{slow}: one is enough to see it");
+    injected.sync_micros.store(100, Ordering::SeqCst);
+    direct(120);
+    let quick_again = direct(180);
+    assert!(quick_again >= 30, "{quick_again}");
+    log.append_and_wait(vec![record(240, &[7; 300])]).unwrap();
+
+    // A sync that is under way is not waited for by whoever appends.
+    let held = injected.hold();
+    let (sender, receiver) = channel();
+    let mut index = 241;
+    std::thread::scope(|scope| {
+        let done = {
+            let sender = sender.clone();
+            Box::new(move |_: io::Result<()>| sender.send(()).unwrap())
+        };
+        scope.spawn(|| log.append(vec![record(241, b"x")], done));
+        while log.state().last != Some(id(241)) {
+            std::thread::yield_now();
+        }
+        for _ in 0..20 {
+            index += 1;
+            let sender = sender.clone();
+            let done = Box::new(move |_: io::Result<()>| sender.send(()).unwrap());
+            log.append(vec![record(index, b"x")], done);
+        }
+        let before = log.stats().flushes;
+        drop(held);
+        (0..21).for_each(|_| receiver.recv().unwrap());
+        assert!(log.stats().flushes - before <= 3, "they share a sync");
+    });
 }
