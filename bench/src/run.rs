@@ -9,7 +9,7 @@ use crate::arguments::Arguments;
 use crate::machine::{Description, Limits};
 use crate::payload::PAYLOAD_BYTES;
 use crate::peers::{Peer, Running};
-use crate::process::{DataRoot, end_on_signals};
+use crate::process::{self, DataRoot, end_on_signals};
 use crate::programs::{Programs, Search};
 use crate::report::count;
 use crate::results::{Failure, Results};
@@ -17,6 +17,10 @@ use crate::workloads::{Measure, Scale, Workload, line_bytes};
 
 /// Sockets of the generator, and as many of the server, with room to spare.
 const OPEN_FILES_MIN: u64 = 8_192;
+/// A quick run has as many subscribers as this leaves.
+const OPEN_FILES_MIN_QUICK: u64 = 512;
+/// What a server has open beside its subscribers.
+const OPEN_FILES_SPARE: u64 = 300;
 /// Wanted where it is allowed; the servers inherit it.
 const OPEN_FILES_WANTED: u64 = 20_000;
 /// The length of the bare broadcaster's lines when the agent did not run.
@@ -33,12 +37,21 @@ pub fn run(arguments: &Arguments) -> Result<Results> {
     let workloads = arguments.chosen_workloads();
     let rounds = arguments.chosen_rounds();
     let scale = if arguments.quick {
-        Scale::quick()
+        let mut scale = Scale::quick();
+        let open_files = allow_many_files(OPEN_FILES_MIN_QUICK)?;
+        let most = usize::try_from(open_files - OPEN_FILES_SPARE)?;
+        for counts in [&mut scale.subscribers, &mut scale.idle] {
+            counts
+                .iter_mut()
+                .for_each(|count| *count = most.min(*count));
+            counts.dedup();
+        }
+        scale
     } else {
+        allow_many_files(OPEN_FILES_MIN)?;
         Scale::full()
     };
     let places = Places::of(arguments)?;
-    allow_many_files()?;
     let programs = Programs::find(
         &peers,
         &Search {
@@ -47,7 +60,12 @@ pub fn run(arguments: &Arguments) -> Result<Results> {
             install: !arguments.no_install,
         },
     )?;
-    let data = DataRoot::create(&places.data)?;
+    let figures = if arguments.quick {
+        process::Results::DoNotCount
+    } else {
+        process::Results::Count
+    };
+    let data = DataRoot::create(&places.data, figures)?;
     end_on_signals()?;
 
     let line_bytes = if peers.contains(&Peer::Tidings) {
@@ -173,14 +191,14 @@ impl Places {
     }
 }
 
-/// Thousands of subscribers are thousands of sockets.
-fn allow_many_files() -> Result<()> {
+/// Thousands of subscribers are thousands of sockets. Gives how many files may be open.
+fn allow_many_files(min: u64) -> Result<u64> {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(OPEN_FILES_WANTED);
     let current = hard.min(OPEN_FILES_WANTED);
-    if current < OPEN_FILES_MIN {
+    if current < min {
         bail!(
-            "this program may open {hard} files and needs {OPEN_FILES_MIN}: raise the hard limit (`ulimit -Hn`)"
+            "this program may open {hard} files and needs {min}: raise the hard limit (`ulimit -Hn`)"
         );
     }
     setrlimit(
@@ -190,7 +208,8 @@ fn allow_many_files() -> Result<()> {
             maximum: limit.maximum,
         },
     )
-    .context("raise the number of open files")
+    .context("raise the number of open files")?;
+    Ok(current)
 }
 
 #[cfg(test)]
