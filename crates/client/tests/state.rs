@@ -6,7 +6,7 @@ mod scripted;
 
 use std::time::Duration;
 
-use scripted::{Exchange, ScriptedAgent, answers, json, scene};
+use scripted::{Exchange, ScriptedAgent, answers, json, scene, soon};
 use serde_json::value::RawValue;
 use tidings_client::{ClientConfig, ListRequest, PutOptions};
 use tidings_event::Index;
@@ -106,7 +106,7 @@ async fn pages_follow_each_other() {
     };
     let mut pages = agent.client.state_list("Job", request);
     let mut keys = Vec::new();
-    while let Some(page) = pages.next().await {
+    while let Some(page) = soon(pages.next()).await {
         let page = page.unwrap();
         assert_eq!(page.index, Index(5));
         keys.extend(page.entries.into_iter().map(|entry| entry.key));
@@ -139,12 +139,12 @@ async fn a_watch_tells_of_changes_and_outlives_the_agent() {
     ])
     .await;
     let mut watch = agent.client.state_watch("Job", ListRequest::default());
-    let first = watch.next().await.unwrap();
+    let first = soon(watch.next()).await.unwrap();
     assert_eq!(
         (first.index, first.entries[0].key.as_str()),
         (Index(5), "a")
     );
-    let second = watch.next().await.unwrap();
+    let second = soon(watch.next()).await.unwrap();
     assert_eq!(
         (second.index, second.entries[0].key.as_str()),
         (Index(8), "b")
