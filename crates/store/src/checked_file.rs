@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Purged,
     /// `raft/truncating`
     Truncating,
+    /// `history/oldest`
+    Oldest,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             Self::Vote => b"tdgvote1",
             Self::Purged => b"tdgpurg1",
             Self::Truncating => b"tdgcut_1",
+            Self::Oldest => b"tdgold_1",
         }
     }
 }

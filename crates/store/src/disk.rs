@@ -18,16 +18,26 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
         .map_err(StoreError::io("sync", dir))
 }
 
-/// Creates a folder and makes its name durable; one that exists is left as it is.
+/// Creates a folder, with those above it, and makes their names durable; one that exists is left as
+/// it is.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
     if dir.is_dir() {
         return Ok(());
     }
+    let missing: Vec<&Path> = dir
+        .ancestors()
+        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.is_dir())
+        .collect();
     fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-        _ => Ok(()),
+    // Each name is durable once the folder that holds it is synced.
+    for created in missing.into_iter().rev() {
+        match created.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new("."))?,
+            Some(parent) => sync_dir(parent)?,
+            None => {}
+        }
     }
+    Ok(())
 }
 
 /// Opens a file for reading and writing and creates it, empty, when it is not there.

@@ -5,6 +5,7 @@
 //! <data>/format                            the version of all formats below, as one line of text
 //! <data>/history/{first:020}.ndjson        frames, exactly as they are streamed
 //! <data>/history/{first:020}.idx           offset, checksum and digest of each frame
+//! <data>/history/oldest                    the frame that the oldest segment begins at
 //! <data>/raft/{first:020}.log              records of the Raft log
 //! <data>/raft/spare.{place}.log            segments ready to be renamed into use, places 0 to 3
 //! <data>/raft/vote                         the vote (replaced atomically)
@@ -26,6 +27,8 @@ pub(crate) enum DiskName {
     HistoryLines(u64),
     /// `history/{first:020}.idx`
     HistoryIndex(u64),
+    /// `history/oldest`
+    HistoryOldest,
     /// `raft/{first:020}.log`
     RaftSegment(u64),
     /// `raft/spare.{place}.log`, places below [`SPARE_SEGMENTS_MAX`]
@@ -62,6 +65,7 @@ impl DiskName {
             Self::Format => "format".to_owned(),
             Self::HistoryLines(first) => format!("{first:020}.ndjson"),
             Self::HistoryIndex(first) => format!("{first:020}.idx"),
+            Self::HistoryOldest => "oldest".to_owned(),
             Self::RaftSegment(first) => format!("{first:020}.log"),
             Self::RaftSpare(place) => format!("spare.{place}.log"),
             Self::RaftVote => "vote".to_owned(),
@@ -77,6 +81,7 @@ impl DiskName {
         match name {
             "lock" => return Some(Self::Lock),
             "format" => return Some(Self::Format),
+            "oldest" => return Some(Self::HistoryOldest),
             "vote" => return Some(Self::RaftVote),
             "committed" => return Some(Self::RaftCommitted),
             "purged" => return Some(Self::RaftPurged),
@@ -118,6 +123,7 @@ mod tests {
             (DiskName::Format, "format"),
             (DiskName::HistoryLines(1), "00000000000000000001.ndjson"),
             (DiskName::HistoryIndex(7), "00000000000000000007.idx"),
+            (DiskName::HistoryOldest, "oldest"),
             (DiskName::RaftSegment(0), "00000000000000000000.log"),
             (DiskName::RaftSpare(0), "spare.0.log"),
             (DiskName::RaftSpare(3), "spare.3.log"),

@@ -8,6 +8,7 @@ use crate::checked_file::{self, Kind};
 use crate::disk;
 use crate::error::{StoreError, verify_help};
 use crate::history::index_file::index_bytes;
+use crate::history::oldest;
 use crate::history::recovery as history_recovery;
 use crate::history::segments::{self, Pair};
 use crate::layout::{DiskName, HISTORY_FOLDER, RAFT_FOLDER, SNAPSHOT_FOLDER};
@@ -136,7 +137,7 @@ impl Check<'_> {
     /// beyond that what a start takes on trust.
     fn history(&mut self, dir: &Path, durable_to: Option<Index>) -> Result<(), StoreError> {
         let pairs = match segments::find_segments(dir, false, durable_to) {
-            Ok(pairs) => pairs,
+            Ok((pairs, _)) => pairs,
             Err(error @ StoreError::Missing { .. }) => {
                 self.note(dir, error);
                 return Ok(());
@@ -144,8 +145,11 @@ impl Check<'_> {
             Err(error) => return Err(error),
         };
         let (durable, leftover) = pairs.split_at(segments::durable_count(&pairs, durable_to));
-        let durable_to = durable_to.unwrap_or_default();
         self.report.segments += pairs.len();
+        if let Err(error) = oldest::check(dir, &pairs, durable_to) {
+            self.note(dir, error);
+        }
+        let durable_to = durable_to.unwrap_or_default();
         let mut expected = None;
         for (position, pair) in durable.iter().enumerate() {
             if let Some(expected) = expected.filter(|&expected| expected != pair.first) {

@@ -617,6 +617,7 @@ fn a_crash_before_a_seal_is_complete_takes_nothing_that_is_durable() {
                 assert!(
                     firsts
                         .iter()
+                        .filter(|(path, _)| path.extension().is_some())
                         .all(|(path, _)| path.file_stem().unwrap().to_str().unwrap()
                             <= format!("{:020}", durable + 1).as_str()),
                     "{case}: nothing that begins later is left"
@@ -733,4 +734,52 @@ fn a_sync_completes_the_seals_before_it() {
         let history = checked(dir.path()).unwrap();
         assert_eq!(history.segments().iter().filter(|s| s.sealed).count(), 3);
     }
+}
+
+#[test]
+fn a_history_whose_oldest_segments_are_gone_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut frames = Frames::new();
+    let mut history = open(dir.path());
+    for _ in 0..4 {
+        history.append(&frames.batch(4, 50)).unwrap();
+        seal(&mut history);
+    }
+    history.retain(Index(5)).unwrap();
+    history.sync().unwrap();
+    drop(history);
+    assert_eq!(open(dir.path()).reader().oldest(), Index(5));
+    let lines = |first: u64| dir.path().join(format!("{first:020}.ndjson"));
+    let index = |first: u64| dir.path().join(format!("{first:020}.idx"));
+    let before = fs::read(lines(5)).unwrap();
+    fs::remove_file(lines(5)).unwrap();
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let left = names();
+    for durable_to in [None, Some(Index(16)), Some(Index(6))] {
+        let config = HistoryConfig {
+            durable_to,
+            ..HistoryConfig::default()
+        };
+        let error = History::open(dir.path(), config).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Missing { path, .. } if *path == lines(5)),
+            "{error}"
+        );
+        assert_eq!(names(), left);
+    }
+    assert!(index(5).exists(), "nothing was changed");
+    // What is made again from the log need not be there.
+    let config = HistoryConfig {
+        durable_to: Some(Index(4)),
+        ..HistoryConfig::default()
+    };
+    History::open(dir.path(), config).unwrap();
+    fs::write(lines(5), before).unwrap();
 }

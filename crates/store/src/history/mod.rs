@@ -14,14 +14,17 @@
 
 mod buffers;
 pub(crate) mod index_file;
+pub(crate) mod oldest;
 mod reader;
 pub(crate) mod recovery;
 pub(crate) mod segments;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -40,6 +43,9 @@ use crate::disk;
 use crate::error::StoreError;
 use crate::layout::DiskName;
 
+/// Sealed segments that may be on their way to the disk at the same time; who seals one more waits
+/// for the oldest. With segments of 64 MiB, a disk that is this far behind needs the pause.
+const PENDING_SEALS_MAX: usize = 4;
 /// A segment is smaller than this: offsets in it are 32 bits wide.
 const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64;
 
@@ -134,13 +140,16 @@ pub struct History {
     pending: Vec<Arc<PendingSeal>>,
     /// Segments on disk that begin after what is durable, to be removed by the cut that follows.
     leftover: Vec<u64>,
+    /// Indexes of segments whose lines are gone: of ones that retention was removing, once that is
+    /// known.
+    orphans: Vec<PathBuf>,
 }
 
 impl History {
     /// Opens the history in `dir` (and creates it, beginning at index 1).
     ///
     /// The end of the newest segment is cut where it is not whole; its index is made anew where
-    /// entries are missing.
+    /// entries are missing. Both happen after everything was checked.
     ///
     /// # Errors
     ///
@@ -149,7 +158,8 @@ impl History {
     /// [`StoreError::Io`] for the rest.
     pub fn open(dir: &Path, config: HistoryConfig) -> Result<(Self, HistoryReport), StoreError> {
         disk::create_dir(dir)?;
-        let mut found = find_segments(dir, true, config.durable_to)?;
+        let (mut found, orphans) = find_segments(dir, true, config.durable_to)?;
+        let noted = oldest::check(dir, &found, config.durable_to)?;
         let durable_to = config.durable_to.unwrap_or_default();
         let leftover: Vec<u64> = found
             .split_off(durable_count(&found, config.durable_to))
@@ -182,13 +192,17 @@ impl History {
             }
             None => create_segment(dir, first)?,
         };
+        if noted.is_none() {
+            let oldest = sealed.first().map_or(first, |segment| segment.first);
+            oldest::write(dir, oldest)?;
+        }
         let bytes = opened.active.bytes;
         let next = opened.active.next();
         let table = Table {
             sealed: sealed.into(),
             active: std::mem::take(&mut opened.active),
         };
-        let history = Self {
+        let mut history = Self {
             dir: dir.to_owned(),
             files: Arc::new(HistoryFiles::new(dir, table)),
             lines: Arc::new(opened.lines),
@@ -199,7 +213,11 @@ impl History {
             scratch: Vec::new(),
             pending: Vec::new(),
             leftover,
+            orphans,
         };
+        if noted.is_some() {
+            history.remove_orphans()?;
+        }
         let segments = history.segments();
         let report = HistoryReport {
             oldest: segments
@@ -337,6 +355,7 @@ impl History {
             return Ok(None);
         }
         self.remove_leftover()?;
+        self.limit_pending()?;
         let index_path = self.files.path(DiskName::HistoryIndex(self.first));
         let (first_time, last_time, index_crc) = self.files.with_table(|table| {
             let mut crc = crc32fast::Hasher::new();
@@ -373,7 +392,10 @@ impl History {
             index_path,
             index_end: index_bytes(count as usize),
             footer,
-            done: Mutex::new(false),
+            done: AtomicBool::new(false),
+            outcome: Mutex::new(None),
+            #[cfg(test)]
+            fails: AtomicBool::new(false),
         });
         let sealed = Sealed {
             first: self.first,
@@ -390,9 +412,39 @@ impl History {
             "history segment sealed"
         );
         self.use_segment(next.lines, next.index, self.next, 0);
-        self.pending.retain(|pending| !pending.is_done());
         self.pending.push(Arc::clone(&pending));
         Ok(Some(pending))
+    }
+
+    /// Forgets seals that have got to the disk, and waits for the oldest when there are too many.
+    fn limit_pending(&mut self) -> Result<(), StoreError> {
+        self.pending.retain(|pending| !pending.is_done());
+        if self.pending.len() >= PENDING_SEALS_MAX {
+            self.pending[0].complete()?;
+            self.pending.remove(0);
+        }
+        Ok(())
+    }
+
+    fn remove_orphans(&mut self) -> Result<(), StoreError> {
+        for path in std::mem::take(&mut self.orphans) {
+            disk::remove_file(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the history goes back to `oldest`, the oldest frame that is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Missing`] when it begins later. [`StoreError::Io`] when what removed segments
+    /// have left cannot be removed.
+    pub fn check_oldest(&mut self, oldest: Index) -> Result<(), StoreError> {
+        let first = self.files.with_table(Table::oldest);
+        if first <= oldest.get() {
+            return self.remove_orphans();
+        }
+        Err(oldest::begins_late(&self.dir, oldest.get(), first))
     }
 
     /// Removes segments that hold only frames before `oldest`; never the one that is being written.
@@ -409,6 +461,9 @@ impl History {
                 .count();
             table.sealed.drain(..count).collect::<Vec<_>>()
         });
+        if !gone.is_empty() {
+            oldest::write(&self.dir, self.files.with_table(Table::oldest))?;
+        }
         for segment in &gone {
             self.remove_segment(segment.first)?;
             info!(
@@ -643,36 +698,112 @@ pub struct PendingSeal {
     index_path: PathBuf,
     index_end: u64,
     footer: Footer,
-    done: Mutex<bool>,
+    /// Whether it is on the disk; told without waiting for a sync that is under way.
+    done: AtomicBool,
+    outcome: Mutex<Option<Outcome>>,
+    #[cfg(test)]
+    fails: AtomicBool,
 }
 
+/// What completing a segment came to: the failure by kind and text, to be told again.
+type Outcome = Result<(), (ErrorKind, String)>;
+
 impl PendingSeal {
-    /// Brings the segment to the disk. Blocks; does nothing the second time.
+    /// Brings the segment to the disk. Blocks; does nothing the second time, and gives the same
+    /// answer: a sync that succeeds after one that failed proves nothing.
     ///
     /// # Errors
     ///
     /// [`StoreError::Io`]: the segment may be lost in a power failure, and no snapshot may rely on
     /// it.
     pub fn complete(&self) -> Result<(), StoreError> {
-        let mut done = self.done.lock();
-        if *done {
-            return Ok(());
+        let mut outcome = self.outcome.lock();
+        let outcome = outcome.get_or_insert_with(|| {
+            let written = self.write();
+            if written.is_ok() {
+                self.files.unpin_index(self.first);
+                self.done.store(true, Ordering::Release);
+            }
+            written.map_err(|error| (error.kind(), error.to_string()))
+        });
+        outcome.clone().map_err(|(kind, text)| {
+            StoreError::io("sync", &self.index_path)(std::io::Error::new(kind, text))
+        })
+    }
+
+    fn write(&self) -> std::io::Result<()> {
+        #[cfg(test)]
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(std::io::Error::other("medium error"));
         }
-        self.lines
-            .sync_all()
-            .and_then(|()| {
-                self.index
-                    .write_all_at(&self.footer.encode(), self.index_end)
-            })
-            .and_then(|()| self.index.sync_all())
-            .map_err(StoreError::io("sync", &self.index_path))?;
-        disk::sync_dir(&self.dir)?;
-        self.files.unpin_index(self.first);
-        *done = true;
-        Ok(())
+        self.lines.sync_all()?;
+        self.index
+            .write_all_at(&self.footer.encode(), self.index_end)?;
+        self.index.sync_all()?;
+        File::open(&self.dir)?.sync_all()
     }
 
     fn is_done(&self) -> bool {
-        *self.done.lock()
+        self.done.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_event::{Limits, NewEvent};
+    use tidings_timeline::{Batch, CommandGroup, Settings, Stamper, StateMachine};
+
+    use super::*;
+
+    /// A history in which each frame is sealed by itself, and how its seals went.
+    fn sealed(dir: &Path, frames: u64) -> (History, Vec<Arc<PendingSeal>>) {
+        let (mut history, _) = History::open(dir, HistoryConfig::default()).unwrap();
+        let mut timeline = StateMachine::new(Settings::default());
+        let mut stamper = Stamper::new("n1", "test", 1);
+        let seals = (0..frames).map(|_| {
+            let event = br#"{"Topic":"Job","Type":"T","Key":"k"}"#;
+            let mut group = CommandGroup::new();
+            group
+                .publish(
+                    &[NewEvent::parse(event).unwrap()],
+                    &mut stamper,
+                    &Limits::default(),
+                )
+                .unwrap();
+            let batch = Batch {
+                time: Timestamp::from_unix_micros(0),
+                groups: vec![group.into_bytes()],
+            };
+            let applied = timeline.apply(&batch).unwrap();
+            history.append(&applied.frames.unwrap()).unwrap();
+            history.seal().unwrap().unwrap()
+        });
+        let seals = seals.collect();
+        (history, seals)
+    }
+
+    #[test]
+    fn a_seal_that_failed_is_never_believed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut history, seals) = sealed(dir.path(), 1);
+        seals[0].fails.store(true, Ordering::SeqCst);
+        let error = seals[0].complete().unwrap_err();
+        assert!(matches!(error, StoreError::Io { action: "sync", .. }));
+        seals[0].fails.store(false, Ordering::SeqCst);
+        assert!(seals[0].complete().is_err());
+        assert!(history.sync().is_err());
+        assert!(history.unsynced().sync().is_err());
+    }
+
+    #[test]
+    fn seals_are_pending_up_to_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (history, seals) = sealed(dir.path(), PENDING_SEALS_MAX as u64 + 2);
+        let done: Vec<bool> = seals.iter().map(|seal| seal.is_done()).collect();
+        assert_eq!(done[..3], [true, true, false]);
+        assert_eq!(history.pending.len(), PENDING_SEALS_MAX);
+        // One that is being completed can be asked all the same.
+        let _under_way = seals[3].outcome.lock();
+        assert!(!seals[3].is_done());
     }
 }

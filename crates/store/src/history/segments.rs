@@ -34,21 +34,24 @@ pub(crate) struct Opened {
     pub(crate) reindexed: usize,
 }
 
-/// The segments in a folder, oldest first. With `clean`, leftovers of removed segments go. Up to
-/// `durable_to` (all when it is `None`) no segment between two others may lack its lines.
+/// The segments in a folder, oldest first, and the indexes that removed ones have left. Up to
+/// `durable_to` (all when it is `None`) no segment between two others may lack its lines. With
+/// `clean`, files that were not finished go.
 pub(crate) fn find_segments(
     dir: &Path,
     clean: bool,
     durable_to: Option<Index>,
-) -> Result<Vec<Pair>, StoreError> {
+) -> Result<(Vec<Pair>, Vec<PathBuf>), StoreError> {
     let mut pairs = BTreeMap::new();
     let mut indexes = Vec::new();
+    let mut leftovers = Vec::new();
     for (name, path) in disk::list(dir, clean)? {
         match DiskName::parse(&name) {
             Some(DiskName::HistoryLines(first)) => {
                 pairs.insert(first, path);
             }
             Some(DiskName::HistoryIndex(first)) => indexes.push((first, path)),
+            Some(DiskName::HistoryOldest) => {}
             _ => {
                 warn!(path = %path.display(), "a file that is not ours lies in the history's folder")
             }
@@ -71,16 +74,14 @@ pub(crate) fn find_segments(
                 "its index is there",
             ));
         }
-        if clean {
-            disk::remove_file(&path)?;
-        }
+        leftovers.push(path);
     }
     let pair = |(first, lines): (u64, PathBuf)| Pair {
         first,
         index: lines.with_extension("idx"),
         lines,
     };
-    Ok(pairs.into_iter().map(pair).collect())
+    Ok((pairs.into_iter().map(pair).collect(), leftovers))
 }
 
 /// Checks that a segment begins where the one before ends.
