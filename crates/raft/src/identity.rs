@@ -34,17 +34,25 @@ pub fn stored_node_id(data_dir: &Path) -> Result<Option<u64>, OpenError> {
 ///
 /// A directory that has an owner but no log is refused: the number would go on with an empty log.
 pub(crate) fn admit(data_dir: &Path, node_id: u64, log_is_new: bool) -> Result<bool, OpenError> {
+    check_owner(data_dir, node_id)?;
     match stored_node_id(data_dir)? {
-        Some(stored) if stored != node_id => Err(OpenError::OtherNode {
-            stored,
-            configured: node_id,
-        }),
         Some(node) if log_is_new => Err(OpenError::LogMissing {
             node,
             path: data_dir.to_path_buf(),
         }),
         // without the file: a first start that was interrupted after the log began
         _ => Ok(log_is_new),
+    }
+}
+
+/// Checks that a data directory does not belong to another server.
+pub(crate) fn check_owner(data_dir: &Path, node_id: u64) -> Result<(), OpenError> {
+    match stored_node_id(data_dir)? {
+        Some(stored) if stored != node_id => Err(OpenError::OtherNode {
+            stored,
+            configured: node_id,
+        }),
+        _ => Ok(()),
     }
 }
 

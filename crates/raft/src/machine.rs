@@ -203,12 +203,22 @@ impl MachineShared {
         });
     }
 
+    /// After a fault nobody knows what of the history is on the disk.
+    fn check_sound(&self) -> Result<(), SnapshotError> {
+        match self.fault.reason() {
+            Some(reason) => Err(SnapshotError::Faulty { reason }),
+            None => Ok(()),
+        }
+    }
+
     /// Writes a snapshot. Blocks until it and the history up to it are on the disk.
     fn write_snapshot(&self, head: &SnapshotHead, state: &[u8]) -> Result<(), SnapshotError> {
+        self.check_sound()?;
         // The history first: from the snapshot on, it cannot be made again from the log. Without the
         // lock: appending goes on meanwhile.
         let unsynced = self.history.lock().unsynced();
         unsynced.sync()?;
+        self.check_sound()?;
         let index = head.last.map_or(0, |last| last.index);
         let meta = codec::encode_snapshot_head(head)?;
         self.snapshots
@@ -236,6 +246,8 @@ enum ApplyFailure {
 enum SnapshotError {
     #[error("cannot keep a snapshot")]
     Store(#[from] StoreError),
+    #[error("the timeline cannot go on: {reason}")]
+    Faulty { reason: Arc<str> },
     /// The snapshots that were there are untouched.
     #[error("there is no room for a snapshot")]
     NoRoom(#[source] StoreError),
@@ -540,5 +552,27 @@ impl SnapshotBuilder {
             frame: Index::ZERO,
         });
         snapshot_of(head, Bytes::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{start::Files, store_suite::config};
+
+    #[tokio::test]
+    async fn after_a_fault_no_snapshot_is_relied_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let fault = Fault::new();
+        let files = Files::open(&config, &fault).unwrap();
+        let (_data_dir, mut machine) = files
+            .into_machine(&config, Handle::current(), &fault)
+            .unwrap();
+        let mut builder = machine.get_snapshot_builder().await;
+        fault.raise("a segment was not completed".to_owned());
+        let error = builder.build_snapshot().await.unwrap_err();
+        assert!(error.to_string().contains("not completed"), "{error}");
+        assert!(machine.get_current_snapshot().await.unwrap().is_none());
     }
 }

@@ -76,7 +76,7 @@ pub(crate) async fn start(config: &ReplicaConfig, home: Handle) -> Result<Parts,
     check(config)?;
     let fault = Fault::new();
     let files = Files::open(config, &fault)?;
-    let first_start = identity::admit(&config.data_dir, config.node_id, files.log.is_new())?;
+    let first_start = files.first_start;
     let (data_dir, mut machine) = files.into_machine(config, home, &fault)?;
     let machine_ended = machine.watch_end();
     let shared = machine.shared();
@@ -102,8 +102,17 @@ pub(crate) async fn start(config: &ReplicaConfig, home: Handle) -> Result<Parts,
         tracing::info!(node = config.node_id, "first start: a cluster of one");
     }
     identity::record(&config.data_dir, config.node_id)?;
-    lead_if_alone(&raft, config.node_id, first_start, &fault).await?;
-    wait_until_ready(&raft, &fault).await?;
+    let ready = async {
+        lead_if_alone(&raft, config.node_id, first_start, &fault).await?;
+        wait_until_ready(&raft, &fault).await?;
+        check_history(config, &shared)
+    };
+    if let Err(error) = ready.await {
+        // Nothing may write any more when the directory is let go.
+        let _ = raft.shutdown().await;
+        shared.log.store().close();
+        return Err(error);
+    }
 
     let queue = Arc::new(Queue::new(config.queue.clone()));
     let in_flight = Arc::new(Semaphore::new(config.queue.in_flight_max));
@@ -214,16 +223,20 @@ fn engine_config(disk: &DiskLimits) -> Result<Config, OpenError> {
     })
 }
 
-/// The files of a data directory, opened.
+/// The files of a data directory, opened, and the state as of the snapshot.
 pub(crate) struct Files {
     data_dir: DataDir,
     pub log: Log,
+    /// Whether nothing was ever in the log.
+    pub first_start: bool,
     history: History,
     snapshots: SnapshotStore,
-    snapshot: Option<(SnapshotHead, bytes::Bytes)>,
+    snapshot: Option<SnapshotHead>,
+    timeline: StateMachine,
 }
 
 impl Files {
+    /// Opens the history last: it is brought in line with the rest, which must be known to be right.
     pub fn open(config: &ReplicaConfig, fault: &Fault) -> Result<Files, OpenError> {
         let path = &config.data_dir;
         let store = |source: StoreError| OpenError::Store {
@@ -231,15 +244,20 @@ impl Files {
             source,
         };
         let data_dir = DataDir::open(path).map_err(store)?;
+        identity::check_owner(path, config.node_id)?;
         let snapshots = SnapshotStore::open(&data_dir.snapshots()).map_err(store)?;
-        let snapshot = match snapshots.latest().map_err(store)? {
-            None => None,
-            Some(snapshot) => {
-                let head = codec::decode_snapshot_head(&snapshot.meta)
-                    .map_err(|source| OpenError::content("snapshot's head", source))?;
-                Some((head, snapshot.data))
-            }
-        };
+        // Not the configured settings: the state before the log is the same on every server.
+        let mut timeline = StateMachine::new(Settings::default());
+        let mut snapshot = None;
+        if let Some(found) = snapshots.latest().map_err(store)? {
+            let head = codec::decode_snapshot_head(&found.meta)
+                .map_err(|source| OpenError::content("snapshot's head", source))?;
+            timeline = StateMachine::restore(&found.data).map_err(|source| OpenError::Content {
+                what: "snapshot's state",
+                source: source.into(),
+            })?;
+            snapshot = Some(head);
+        }
         // `Log` keeps the newest entries in memory, decoded: the store need not as well.
         let log_config = RaftLogConfig {
             cache_bytes: 0,
@@ -249,13 +267,19 @@ impl Files {
         let (log, state) = RaftLog::open(&data_dir.raft(), log_config).map_err(store)?;
         let log = Log::new(log, state, fault.clone())
             .map_err(|source| OpenError::content("log", source))?;
+        let first_start = identity::admit(path, config.node_id, log.is_new())?;
+        let covered = covered(snapshot.as_ref());
+        if let Some(purged) = log.purged().filter(|purged| Some(purged.index) > covered) {
+            return Err(OpenError::LogBehind {
+                purged: purged.index,
+                covered,
+            });
+        }
         let verify = match config.verify {
             VerifyHistory::All => VerifyOnStart::All,
             VerifyHistory::Tail => VerifyOnStart::Tail,
         };
-        let durable_to = snapshot
-            .as_ref()
-            .map_or(Index::ZERO, |(head, _)| head.frame);
+        let durable_to = snapshot.as_ref().map_or(Index::ZERO, |head| head.frame);
         let history_config = HistoryConfig {
             verify,
             durable_to: Some(durable_to),
@@ -264,9 +288,11 @@ impl Files {
         Ok(Files {
             data_dir,
             log,
+            first_start,
             history,
             snapshots,
             snapshot,
+            timeline,
         })
     }
 
@@ -284,39 +310,20 @@ impl Files {
             mut history,
             snapshots,
             snapshot,
+            timeline,
+            ..
         } = self;
-        let covered = snapshot
-            .as_ref()
-            .and_then(|(head, _)| head.last)
-            .map(|last| last.index);
-        if let Some(purged) = log.purged().filter(|purged| Some(purged.index) > covered) {
-            return Err(OpenError::LogBehind {
-                purged: purged.index,
-                covered,
-            });
-        }
-        // Not the configured settings: the state before the log is the same on every server.
-        let mut timeline = StateMachine::new(Settings::default());
-        let mut frame = Index::ZERO;
-        if let Some((head, state)) = &snapshot {
-            timeline = StateMachine::restore(state).map_err(|source| OpenError::Content {
-                what: "snapshot's state",
-                source: source.into(),
-            })?;
-            frame = head.frame;
-        }
+        let frame = snapshot.as_ref().map_or(Index::ZERO, |head| head.frame);
         history
             .cut_after(frame)
             .map_err(|source| OpenError::Store {
                 path: config.data_dir.clone(),
                 source,
             })?;
-        log.set_bytes_since_snapshot(match covered {
+        log.set_bytes_since_snapshot(match covered(snapshot.as_ref()) {
             Some(index) => log.store().bytes_since(index),
             None => log.store().state().bytes,
         });
-        let broker_config = config.broker.clone();
-        let fault = fault.clone();
         let space = Space::new(
             log.store().clone(),
             config.disk.free_space.clone(),
@@ -326,16 +333,28 @@ impl Files {
             history,
             snapshots,
             log,
-            broker_config,
+            broker_config: config.broker.clone(),
             home,
             space,
-            fault,
+            fault: fault.clone(),
         };
-        Ok((
-            data_dir,
-            Machine::new(timeline, snapshot.map(|(head, _)| head), files),
-        ))
+        Ok((data_dir, Machine::new(timeline, snapshot, files)))
     }
+}
+
+/// The last entry that a snapshot covers.
+fn covered(snapshot: Option<&SnapshotHead>) -> Option<u64> {
+    snapshot.and_then(|head| head.last).map(|last| last.index)
+}
+
+/// Checks that no frame is missing that the state says is kept.
+fn check_history(config: &ReplicaConfig, machine: &MachineShared) -> Result<(), OpenError> {
+    let oldest = machine.view.load().oldest;
+    let checked = machine.history.lock().check_oldest(oldest);
+    checked.map_err(|source| OpenError::Store {
+        path: config.data_dir.clone(),
+        source,
+    })
 }
 
 /// A server that is the only voter does not wait for an election to fall due.

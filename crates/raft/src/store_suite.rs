@@ -1,6 +1,6 @@
 //! The engine's own contract suite, run over the real files.
 
-use std::{fmt::Debug, io, ops::RangeBounds, sync::Arc};
+use std::{fmt::Debug, io, ops::RangeBounds, path::Path, sync::Arc};
 
 use futures_util::Stream;
 use openraft::{
@@ -23,6 +23,21 @@ use crate::{
 };
 
 struct OnDisk;
+
+/// Server 0 in this directory.
+pub(crate) fn config(data_dir: &Path) -> ReplicaConfig {
+    ReplicaConfig {
+        data_dir: data_dir.to_path_buf(),
+        node_id: 0,
+        node_name: "n0".to_owned(),
+        settings: None,
+        queue: QueueLimits::default(),
+        disk: DiskLimits::default(),
+        broker: tidings_timeline::BrokerConfig::default(),
+        verify: VerifyHistory::All,
+        clock: Arc::new(|| Timestamp::from_unix_micros(0)),
+    }
+}
 
 /// Kept for as long as a store is used.
 struct Guard {
@@ -120,17 +135,7 @@ impl RaftLogStorage<Binding> for LateLog {
 impl StoreBuilder<Binding, LateLog, Machine, Guard> for OnDisk {
     async fn build(&self) -> Result<(Guard, LateLog, Machine), StorageError<Binding>> {
         let dir = tempfile::tempdir().unwrap();
-        let config = ReplicaConfig {
-            data_dir: dir.path().to_path_buf(),
-            node_id: 0,
-            node_name: "n0".to_owned(),
-            settings: None,
-            queue: QueueLimits::default(),
-            disk: DiskLimits::default(),
-            broker: tidings_timeline::BrokerConfig::default(),
-            verify: VerifyHistory::All,
-            clock: Arc::new(|| Timestamp::from_unix_micros(0)),
-        };
+        let config = config(dir.path());
         let fault = Fault::new();
         let files = Files::open(&config, &fault).unwrap();
         let log = files.log.clone();

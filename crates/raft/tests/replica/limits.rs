@@ -70,6 +70,15 @@ async fn a_group_beyond_the_limit_is_refused() {
 #[tokio::test]
 async fn a_full_disk_takes_nothing_and_leaves_the_log_alone() {
     let mut server = Server::new();
+    // Nothing that retention would have to say.
+    server.config.settings = Some(Settings {
+        retention: RetentionSettings {
+            age_s: 0,
+            bytes: 0,
+            frames: 0,
+        },
+        ..Settings::default()
+    });
     let replica = server.open().await;
     publish_one(&replica, "before").await;
     replica.shutdown().await;

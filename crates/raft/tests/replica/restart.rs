@@ -1,5 +1,8 @@
+use std::path::PathBuf;
+
 use tidings_event::Index;
 use tidings_raft::OpenError;
+use tidings_store::StoreError;
 use tidings_timeline::{Outcome, Settings};
 
 use crate::server::{NODE, Server, frames, history, publish, publish_one, put};
@@ -171,8 +174,14 @@ async fn a_directory_belongs_to_one_server_and_one_process() {
 async fn a_log_without_its_snapshot_is_refused() {
     let mut server = Server::new();
     server.config.disk.log_entries_kept = 0;
+    server.config.settings = Some(Settings {
+        segment_bytes: 1_000,
+        ..Settings::default()
+    });
     let replica = server.open().await;
-    publish_one(&replica, "a").await;
+    for n in 0..10 {
+        publish_one(&replica, &n.to_string()).await;
+    }
     // the snapshot at shutdown, and then the log is cut
     assert!(replica.snapshot().await);
     while replica.status().log_first.is_some() {
@@ -181,10 +190,13 @@ async fn a_log_without_its_snapshot_is_refused() {
     replica.shutdown().await;
     let snapshots = server.config.data_dir.join("snapshots");
     std::fs::remove_dir_all(&snapshots).unwrap();
+    let before = history_files(&server);
+    assert!(before.len() > 4, "segments and their indexes");
     assert!(matches!(
         server.try_open().await,
         Err(OpenError::LogBehind { covered: None, .. })
     ));
+    assert_eq!(history_files(&server), before, "nothing was changed");
 }
 
 #[tokio::test]
@@ -201,5 +213,49 @@ async fn a_timeline_is_founded_once() {
     let other = Server::new();
     let replica = other.open().await;
     assert_ne!(replica.state().timeline, Some(timeline));
+    replica.shutdown().await;
+}
+
+/// All files of the history, and their bytes.
+fn history_files(server: &Server) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(server.config.data_dir.join("history"))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn a_history_without_its_oldest_frames_is_refused() {
+    let mut server = Server::new();
+    server.config.settings = Some(Settings {
+        segment_bytes: 1_000,
+        ..Settings::default()
+    });
+    let replica = server.open().await;
+    for n in 0..20 {
+        publish_one(&replica, &n.to_string()).await;
+    }
+    replica.shutdown().await;
+    let history = server.config.data_dir.join("history");
+    let oldest = history.join("00000000000000000001.ndjson");
+    std::fs::rename(&oldest, history.join("kept")).unwrap();
+    let missing = |refused: Result<tidings_raft::Replica, OpenError>| {
+        matches!(
+            refused,
+            Err(OpenError::Store { source: StoreError::Missing { path, .. }, .. }) if path == oldest
+        )
+    };
+    assert!(missing(server.try_open().await));
+    // Without the note of where it begins, the state knows.
+    std::fs::remove_file(history.join("oldest")).unwrap();
+    assert!(missing(server.try_open().await));
+    // It is put back, and all is well.
+    std::fs::rename(history.join("kept"), &oldest).unwrap();
+    wait_until_free(&server).await;
+    let replica = server.open().await;
+    assert_eq!(publish_one(&replica, "next").await, Index(21));
     replica.shutdown().await;
 }
