@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::{HeaderMap, HeaderValue};
 use tidings_event::Timestamp;
 use tidings_timeline::{Stamper, StateView};
 use tokio::time::Instant;
@@ -16,6 +17,42 @@ use crate::timeline::Timeline;
 /// The `Source` of events that come in over HTTP and name none.
 const SOURCE: &str = "api";
 
+/// Bears the id of the timeline: a reader that finds another one than before must begin anew.
+const TIMELINE_HEADER: &str = "x-tidings-timeline";
+
+/// What outlives a server: its counts, its age, and what it has handed out of things that there is
+/// only so much of. Handed to the server that takes over when the configuration changes, so that
+/// counting goes on and limits hold for both together.
+#[derive(Clone, Debug)]
+pub struct ApiShared {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) started: Instant,
+}
+
+impl ApiShared {
+    /// Nothing counted, started now.
+    pub fn new() -> ApiShared {
+        ApiShared {
+            metrics: Arc::new(Metrics::default()),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Default for ApiShared {
+    fn default() -> ApiShared {
+        ApiShared::new()
+    }
+}
+
+/// Says which timeline an answer is about, once that is known.
+pub(crate) fn name_timeline(headers: &mut HeaderMap, view: &StateView) {
+    let text = view.timeline.map(|timeline| timeline.to_string());
+    if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {
+        headers.insert(TIMELINE_HEADER, value);
+    }
+}
+
 /// What every handler shares.
 pub(crate) struct App {
     pub(crate) config: ApiConfig,
@@ -28,14 +65,14 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(timeline: Arc<dyn Timeline>, config: ApiConfig) -> App {
+    pub(crate) fn new(timeline: Arc<dyn Timeline>, config: ApiConfig, shared: &ApiShared) -> App {
         App {
-            authorizer: Authorizer::new(config.http.token.clone()),
+            authorizer: Authorizer::new(&config.http),
             config,
             timeline,
-            metrics: Arc::new(Metrics::default()),
+            metrics: Arc::clone(&shared.metrics),
             closing: Closing::default(),
-            started: Instant::now(),
+            started: shared.started,
         }
     }
 

@@ -1,9 +1,12 @@
 use std::fmt;
+use std::net::IpAddr;
 
 use http::request::Parts;
 use http::{HeaderMap, Method, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::config::HttpConfig;
 
 /// The header in which Nomad's clients send their token.
 const NOMAD_TOKEN: &str = "x-nomad-token";
@@ -79,17 +82,23 @@ pub(crate) enum Denied {
     WrongToken,
     /// A page of another site made a browser ask.
     CrossSite,
+    /// It was sent to a name that is not ours, and nothing else protects this server.
+    ForeignHost,
 }
 
 /// Decides about every request.
 #[derive(Clone, Debug)]
 pub(crate) struct Authorizer {
     token: Option<Token>,
+    host_names: Vec<String>,
 }
 
 impl Authorizer {
-    pub(crate) fn new(token: Option<Token>) -> Authorizer {
-        Authorizer { token }
+    pub(crate) fn new(config: &HttpConfig) -> Authorizer {
+        Authorizer {
+            token: config.token.clone(),
+            host_names: config.host_names.clone(),
+        }
     }
 
     /// Whether this request may do `action`. This is the one place where that is decided.
@@ -109,7 +118,12 @@ impl Authorizer {
             return Err(Denied::CrossSite);
         }
         let Some(token) = &self.token else {
-            return Ok(Identity::Anyone);
+            // Nothing but the name tells a page that made its own name mean this machine from a
+            // program that was meant to ask here.
+            return match host_of(parts) {
+                Some(host) if !self.is_own_name(host) => Err(Denied::ForeignHost),
+                _ => Ok(Identity::Anyone),
+            };
         };
         let presented = presented_token(&parts.headers).ok_or(Denied::NoToken)?;
         if token.matches(presented) {
@@ -118,11 +132,34 @@ impl Authorizer {
             Err(Denied::WrongToken)
         }
     }
+
+    fn is_own_name(&self, host: &str) -> bool {
+        host.eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok()
+            || self
+                .host_names
+                .iter()
+                .any(|name| host.eq_ignore_ascii_case(name))
+    }
+}
+
+/// The host that a request names, without its port. A browser always names one.
+fn host_of(parts: &Parts) -> Option<&str> {
+    let authority = match parts.headers.get(header::HOST) {
+        // What is no text is no name of ours.
+        Some(host) => host.to_str().unwrap_or("?"),
+        None => parts.uri.authority()?.as_str(),
+    };
+    if let Some(rest) = authority.strip_prefix('[') {
+        return Some(rest.split(']').next().unwrap_or_default());
+    }
+    Some(authority.split(':').next().unwrap_or_default())
 }
 
 /// `X-Nomad-Token`, else `Authorization: Bearer`.
 fn presented_token(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(token) = headers.get(NOMAD_TOKEN) {
+    // Empty is what a client sends that has none to give there.
+    if let Some(token) = headers.get(NOMAD_TOKEN).filter(|token| !token.is_empty()) {
         return Some(token.as_bytes());
     }
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
@@ -171,12 +208,52 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn authorizer(token: Option<Token>) -> Authorizer {
+        Authorizer::new(&HttpConfig {
+            token,
+            host_names: vec![String::from("a.example")],
+            ..HttpConfig::default()
+        })
+    }
+
+    #[test]
+    fn without_a_token_only_names_that_nobody_else_can_give_are_answered() {
+        let open = authorizer(None);
+        let ask = |authorizer: &Authorizer, host| {
+            let headers = [("host", host), ("x-nomad-token", "secret")];
+            authorizer.authorize(Some(Action::ReadEvents), &parts(Method::GET, &headers))
+        };
+        for own in [
+            "localhost",
+            "LocalHost:7480",
+            "127.0.0.1:7480",
+            "[::1]:7480",
+            "[fe80::1]",
+            "10.1.2.3",
+            "A.example:80",
+        ] {
+            assert_eq!(ask(&open, own), Ok(Identity::Anyone), "{own}");
+        }
+        for foreign in [
+            "evil.example",
+            "localhost.evil.example:7480",
+            "127.0.0.1.evil",
+            "",
+        ] {
+            assert_eq!(ask(&open, foreign), Err(Denied::ForeignHost), "{foreign}");
+        }
+        let closed = authorizer(Token::new("secret"));
+        assert_eq!(ask(&closed, "evil.example"), Ok(Identity::TokenHolder));
+        let unnamed = parts(Method::GET, &[]);
+        assert!(open.authorize(Some(Action::ReadEvents), &unnamed).is_ok());
+    }
+
     #[test]
     fn a_route_without_an_action_is_denied_even_with_the_token() {
         for token in [None, Token::new("secret")] {
             let parts = parts(Method::GET, &[("x-nomad-token", "secret")]);
             assert_eq!(
-                Authorizer::new(token).authorize(None, &parts),
+                authorizer(token).authorize(None, &parts),
                 Err(Denied::Undeclared)
             );
         }
@@ -184,7 +261,7 @@ mod tests {
 
     #[test]
     fn tokens_are_taken_from_both_headers() {
-        let authorizer = Authorizer::new(Token::new("secret"));
+        let authorizer = authorizer(Token::new("secret"));
         let ask = |headers: &[(&str, &str)]| {
             authorizer.authorize(Some(Action::ReadEvents), &parts(Method::GET, headers))
         };
@@ -205,7 +282,12 @@ mod tests {
             ask(&[("authorization", "Basic secret")]),
             Err(Denied::NoToken)
         );
-        for wrong in ["", "secre", "secrets", "SECRET"] {
+        assert_eq!(ask(&[("x-nomad-token", "")]), Err(Denied::NoToken));
+        assert_eq!(
+            ask(&[("x-nomad-token", ""), ("authorization", "Bearer secret")]),
+            Ok(Identity::TokenHolder)
+        );
+        for wrong in ["secre", "secrets", "SECRET"] {
             assert_eq!(ask(&[("x-nomad-token", wrong)]), Err(Denied::WrongToken));
         }
         // Nomad's own header decides, even when the other one would do.
@@ -223,7 +305,7 @@ mod tests {
 
     #[test]
     fn browsers_may_write_and_open_sockets_from_the_same_origin_only() {
-        let authorizer = Authorizer::new(None);
+        let authorizer = authorizer(Token::new(""));
         for (origin, host, same) in [
             ("http://a.example:7480", "a.example:7480", true),
             ("http://A.example", "a.example:80", true),

@@ -57,7 +57,7 @@ pub struct HttpConfig {
     /// How long requests in flight may go on after the streams were ended at shutdown.
     /// Default 5 s.
     pub shutdown_grace: Duration,
-    /// Bytes of a request's head. Default 32 KiB: a 2 KiB filter, percent-encoded, and topics.
+    /// Bytes of a request's head; more is answered `431`. Default 32 KiB: a 2 KiB filter, percent-encoded, and topics.
     pub header_bytes_max: usize,
     /// Headers of one request. Default 100, which is the HTTP library's own: other values cost an
     /// allocation a request.
@@ -66,8 +66,13 @@ pub struct HttpConfig {
     /// faster than it is taken. Default 64 KiB; at least 8 KiB, which is the least that the HTTP
     /// library can do.
     pub buffer_bytes_max: usize,
-    /// Requests at once on one HTTP/2 connection. Default 256.
+    /// Requests at once on one HTTP/2 connection. Default 16: each may have an answer in memory
+    /// that its client does not take.
     pub http2_streams_max: u32,
+    /// The names by which this server may be called without a token, beside `localhost` and IP
+    /// addresses. A page of another site can make its own name mean this machine (DNS rebinding),
+    /// but not one of these. Default none.
+    pub host_names: Vec<String>,
     /// Bytes of a query string. Default 16 KiB.
     pub query_bytes_max: usize,
 }
@@ -83,7 +88,8 @@ impl Default for HttpConfig {
             header_bytes_max: 32 << 10,
             headers_max: 100,
             buffer_bytes_max: 64 << 10,
-            http2_streams_max: 256,
+            http2_streams_max: 16,
+            host_names: Vec::new(),
             query_bytes_max: 16 << 10,
         }
     }
@@ -100,6 +106,8 @@ pub struct StreamConfig {
     /// How often a heartbeat is written. Default 30 s, as in Nomad, whose clients expect at most
     /// that.
     pub heartbeat: Duration,
+    /// Streams open at once, over whatever connections; more are answered `503`. Default 16,384.
+    pub streams_max: u64,
     /// Bytes that are gathered for one write before small slices stop being joined.
     /// Default 256 KiB.
     pub chunk_bytes: usize,
@@ -123,6 +131,7 @@ impl Default for StreamConfig {
             enabled: true,
             backlog_frames: 100,
             heartbeat: Duration::from_secs(30),
+            streams_max: 16_384,
             chunk_bytes: 256 << 10,
             topics_max: 256,
             websocket_message_bytes: 64 << 10,
@@ -153,6 +162,12 @@ pub struct PublishConfig {
     /// How long the body of one publish may pause. Default 30 s; an ndjson stream may pause for
     /// as long as it likes.
     pub body_pause: Duration,
+    /// How long a whole body may take to arrive, and one line of an ndjson stream from its first
+    /// byte to its end. Default 120 s.
+    pub body_timeout: Duration,
+    /// Bytes of bodies and lines that have begun to arrive and are not complete, of all requests
+    /// together; beyond it requests are answered `503`. Default 256 MiB.
+    pub buffered_bytes: u64,
 }
 
 impl Default for PublishConfig {
@@ -165,6 +180,8 @@ impl Default for PublishConfig {
             bytes_in_flight: 4 << 20,
             overload_wait: Duration::from_secs(10),
             body_pause: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(120),
+            buffered_bytes: 256 << 20,
         }
     }
 }

@@ -54,6 +54,41 @@ impl ApiError {
         self.code == "overloaded"
     }
 
+    /// Too many bodies arrive at once.
+    pub(crate) fn bodies_overloaded() -> ApiError {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "too many requests are being received: send again later",
+        )
+        .retry_after(AWAY_RETRY)
+    }
+
+    /// Too many streams are open.
+    pub(crate) fn too_many_streams(limit: u64) -> ApiError {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_streams",
+            format!("{limit} streams are open, as many as are allowed: try again later, or raise stream.streams_max"),
+        )
+        .retry_after(AWAY_RETRY)
+    }
+
+    /// The body, or a line of it, takes too long.
+    pub(crate) fn body_timeout(message: String) -> ApiError {
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+    }
+
+    /// A strict reader has seen more than there is: this is another timeline, or it was reset.
+    pub(crate) fn ahead(wanted: Index, newest: Index) -> ApiError {
+        ApiError::new(
+            StatusCode::CONFLICT,
+            "index_ahead",
+            format!("index {wanted} is beyond the next one: the newest is {newest}, the timeline is another one or was reset, start there or with from=snapshot"),
+        )
+        .with("Newest", newest.get())
+    }
+
     pub(crate) fn retry_after(mut self, wait: Duration) -> ApiError {
         self.retry_after = Some(wait);
         self

@@ -37,7 +37,9 @@ mod state;
 mod status;
 mod stream;
 mod timeline;
+mod watched;
 
+pub use app::ApiShared;
 pub use auth::Token;
 pub use config::{ApiConfig, HttpConfig, PublishConfig, StateConfig, StreamConfig};
 pub use openapi::openapi;

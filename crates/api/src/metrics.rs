@@ -33,12 +33,12 @@ impl Counter {
 pub(crate) struct Gauge(AtomicU64);
 
 impl Gauge {
-    fn up(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn up(&self, by: u64) {
+        self.0.fetch_add(by, Ordering::Relaxed);
     }
 
-    fn down(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    fn down(&self, by: u64) {
+        self.0.fetch_sub(by, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -74,7 +74,7 @@ pub(crate) struct Counted {
 
 impl Counted {
     pub(crate) fn new(metrics: &Arc<Metrics>, gauge: fn(&Metrics) -> &Gauge) -> Counted {
-        gauge(metrics).up();
+        gauge(metrics).up(1);
         Counted {
             metrics: Arc::clone(metrics),
             gauge,
@@ -84,7 +84,47 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        (self.gauge)(&self.metrics).down();
+        (self.gauge)(&self.metrics).down(1);
+    }
+}
+
+/// Bytes that one request has in memory, as a part of all that requests may have.
+#[derive(Debug)]
+pub(crate) struct Buffered {
+    metrics: Arc<Metrics>,
+    bytes: u64,
+}
+
+impl Buffered {
+    pub(crate) fn nothing(metrics: &Arc<Metrics>) -> Buffered {
+        Buffered {
+            metrics: Arc::clone(metrics),
+            bytes: 0,
+        }
+    }
+
+    /// Sets what this request has; false, and nothing is changed, when all together would then
+    /// have more than `most`.
+    pub(crate) fn set(&mut self, bytes: usize, most: u64) -> bool {
+        let bytes = bytes as u64;
+        if bytes > self.bytes {
+            let more = bytes - self.bytes;
+            self.metrics.buffered_bytes.up(more);
+            if self.metrics.buffered_bytes.get() > most {
+                self.metrics.buffered_bytes.down(more);
+                return false;
+            }
+        } else {
+            self.metrics.buffered_bytes.down(self.bytes - bytes);
+        }
+        self.bytes = bytes;
+        true
+    }
+}
+
+impl Drop for Buffered {
+    fn drop(&mut self) {
+        self.metrics.buffered_bytes.down(self.bytes);
     }
 }
 
@@ -112,6 +152,7 @@ pub(crate) struct Metrics {
     pub(crate) publish_overloaded: Counter,
     pub(crate) state_changes: Counter,
     pub(crate) blocking_queries: Gauge,
+    pub(crate) buffered_bytes: Gauge,
     pub(crate) publish_latency: Latency,
 }
 
@@ -140,7 +181,7 @@ impl Metrics {
         );
         text.counter(
             "tidings_http_connections_stalled_total",
-            "Connections that were cut because the peer stopped reading.",
+            "Connections and HTTP/2 streams that were cut because the peer stopped reading.",
             self.connections_stalled.get(),
         );
         text.counter(
@@ -221,6 +262,11 @@ impl Metrics {
             "tidings_blocking_queries",
             "Queries that wait for a change now.",
             self.blocking_queries.get(),
+        );
+        text.gauge(
+            "tidings_http_buffered_bytes",
+            "Bytes of request bodies that are not complete yet.",
+            self.buffered_bytes.get(),
         );
         text.latency(
             "tidings_publish_seconds",

@@ -6,10 +6,11 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use http::{HeaderValue, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use tracing::debug;
 
 use crate::app::App;
-use crate::auth::Action;
+use crate::auth::{Action, Denied};
 use crate::error::{ApiError, TextError};
 use crate::{publish, state, status, stream};
 
@@ -150,7 +151,17 @@ impl Gate {
                 "query_too_long",
                 format!("the query has more than {query_max} bytes: ask for less at once"),
             );
-            return Err(Box::new(error.into_response()));
+            return Err(Box::new(as_spoken_at(path, error)));
+        }
+        if percent_decode_str(request.uri().path())
+            .decode_utf8()
+            .is_err()
+        {
+            let error = ApiError::bad_request(
+                "path_invalid",
+                "the path is not UTF-8 once it is decoded: write names in UTF-8, percent-encoded",
+            );
+            return Err(Box::new(as_spoken_at(path, error)));
         }
         let declared: Vec<&Route> = self
             .table
@@ -179,18 +190,34 @@ impl Gate {
             Err(denied) => {
                 self.app.metrics.requests_denied.one();
                 debug!(?denied, path, "a request is denied");
-                Err(Box::new(permission_denied(path)))
+                Err(Box::new(as_spoken_at(path, refusal(denied))))
             }
         }
     }
 }
 
-fn permission_denied(path: &str) -> Response {
-    const TEXT: &str = "Permission denied";
+/// Plain text where Nomad is spoken, JSON elsewhere.
+fn as_spoken_at(path: &str, error: ApiError) -> Response {
     if path == NOMAD_STREAM {
-        return TextError::new(StatusCode::FORBIDDEN, TEXT).into_response();
+        return TextError::new(error.status, error.message).into_response();
     }
-    ApiError::new(StatusCode::FORBIDDEN, "permission_denied", TEXT).into_response()
+    error.into_response()
+}
+
+fn refusal(denied: Denied) -> ApiError {
+    match denied {
+        // A secret is no reason to be silent here: there is none.
+        Denied::ForeignHost => ApiError::new(
+            StatusCode::FORBIDDEN,
+            "host_unknown",
+            "the request's Host is none of this server's: use localhost or its IP address, add the name to http.host_names, or set http.token_file",
+        ),
+        _ => ApiError::new(
+            StatusCode::FORBIDDEN,
+            "permission_denied",
+            "Permission denied",
+        ),
+    }
 }
 
 fn not_found() -> Response {
@@ -229,7 +256,7 @@ mod tests {
     use super::*;
     use crate::config::ApiConfig;
     use crate::memory_timeline::MemoryTimeline;
-    use crate::{HttpConfig, Token};
+    use crate::{ApiShared, HttpConfig, Token};
 
     #[tokio::test]
     async fn a_route_that_declares_no_action_is_denied() {
@@ -242,7 +269,8 @@ mod tests {
                 http,
                 ..ApiConfig::default()
             };
-            let app = Arc::new(App::new(Arc::new(MemoryTimeline::new()), config));
+            let shared = ApiShared::new();
+            let app = Arc::new(App::new(Arc::new(MemoryTimeline::new()), config, &shared));
             let forgotten = Router::new().route("/v1/forgotten", get(|| async { "secret" }));
             let request = http::Request::get("/v1/forgotten")
                 .header("x-nomad-token", "secret")

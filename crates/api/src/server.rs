@@ -2,8 +2,9 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -21,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 use tracing::{debug, info, warn};
 
-use crate::app::App;
-use crate::closing::Closing;
+use crate::app::{ApiShared, App};
 use crate::config::{ApiConfig, HttpConfig};
 use crate::connection::{Connection, Place};
 use crate::routes;
 use crate::timeline::Timeline;
+use crate::watched::{Watch, until_cut};
 
 /// What a connection is told for which there is no place.
 const NO_PLACE_ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -66,7 +67,16 @@ pub struct ApiServer {
 impl ApiServer {
     /// A server that is ready to [`run`](ApiServer::run).
     pub fn new(timeline: impl Timeline, config: ApiConfig) -> ApiServer {
-        let app = Arc::new(App::new(Arc::new(timeline), config));
+        ApiServer::new_sharing(timeline, config, &ApiShared::new())
+    }
+
+    /// A server that goes on counting where those before it, with the same `shared`, are.
+    pub fn new_sharing(
+        timeline: impl Timeline,
+        config: ApiConfig,
+        shared: &ApiShared,
+    ) -> ApiServer {
+        let app = Arc::new(App::new(Arc::new(timeline), config, shared));
         let router = routes::router(&app);
         ApiServer { app, router }
     }
@@ -109,7 +119,12 @@ impl ApiServer {
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&places).try_acquire_owned() else {
+            // Those of a server that this one has replaced count as well.
+            let has_place = self.app.metrics.connections.get() < http.connections_max as u64;
+            let permit = has_place
+                .then(|| Arc::clone(&places).try_acquire_owned().ok())
+                .flatten();
+            let Some(permit) = permit else {
                 self.app.metrics.connections_refused.one();
                 if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
                     tokio::spawn(async move {
@@ -126,9 +141,11 @@ impl ApiServer {
                 connection,
                 peer,
                 Arc::clone(&protocols),
-                RouterService(self.router.clone()),
-                http.header_timeout,
-                self.app.closing.clone(),
+                RouterService {
+                    router: self.router.clone(),
+                    watch: None,
+                },
+                Arc::clone(&self.app),
                 kill.clone(),
             ));
         }
@@ -206,7 +223,8 @@ impl Protocols {
         http1
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
-            .max_buf_size(buffer);
+            .max_buf_size(buffer)
+            .max_header_size(config.header_bytes_max);
         if config.headers_max != HttpConfig::default().headers_max {
             http1.max_headers(config.headers_max);
         }
@@ -227,15 +245,16 @@ async fn serve(
     mut connection: Connection,
     peer: SocketAddr,
     protocols: Arc<Protocols>,
-    service: RouterService,
-    header_timeout: Duration,
-    closing: Closing,
+    mut service: RouterService,
+    app: Arc<App>,
     kill: CancellationToken,
 ) {
+    let closing = &app.closing;
+    let http = &app.config.http;
     let is_http2 = tokio::select! {
         // What was said is heard, also when the server begins to stop at that moment.
         biased;
-        first = tokio::time::timeout(header_timeout, connection.is_http2()) => match first {
+        first = tokio::time::timeout(http.header_timeout, connection.is_http2()) => match first {
             Ok(Ok(is_http2)) => is_http2,
             Ok(Err(_)) | Err(_) => return,
         },
@@ -268,8 +287,15 @@ async fn serve(
         }};
     }
     let ended = if is_http2 {
+        let cut = CancellationToken::new();
+        service.watch = Some(Arc::new(Watch {
+            metrics: Arc::clone(&app.metrics),
+            write_stall: http.write_stall,
+            cut: cut.clone(),
+        }));
+        let connection = async { drive!(protocols.http2.serve_connection(io, service)) };
         // Boxed, so that the many connections of HTTP/1 do not take the room of these.
-        Box::pin(async { drive!(protocols.http2.serve_connection(io, service)) }).await
+        Box::pin(until_cut(cut, connection, Ok(()))).await
     } else {
         drive!(
             protocols
@@ -286,16 +312,41 @@ async fn serve(
 
 /// The router as the HTTP library wants it.
 #[derive(Clone, Debug)]
-struct RouterService(Router);
+struct RouterService {
+    router: Router,
+    /// Over HTTP/2, where the connection cannot see that nobody reads a stream.
+    watch: Option<Arc<Watch>>,
+}
 
 impl Service<Request<Incoming>> for RouterService {
     type Response = axum::response::Response;
     type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
+    type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         // A router is shared behind an Arc: cloning it is counting.
-        self.0.clone().call(request.map(Body::new))
+        Answering {
+            route: self.router.clone().call(request.map(Body::new)),
+            watch: self.watch.clone(),
+        }
+    }
+}
+
+/// An answer that is being made.
+struct Answering {
+    route: RouteFuture<Infallible>,
+    watch: Option<Arc<Watch>>,
+}
+
+impl Future for Answering {
+    type Output = Result<axum::response::Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(Pin::new(&mut self.route).poll(cx))?;
+        Poll::Ready(Ok(match &self.watch {
+            None => response,
+            Some(watch) => response.map(|body| watch.over(body)),
+        }))
     }
 }
 
@@ -318,9 +369,11 @@ mod tests {
             Connection::new(socket, config.write_stall, place),
             listener.local_addr().unwrap(),
             Arc::new(Protocols::new(config)),
-            RouterService(server.router.clone()),
-            config.header_timeout,
-            server.app.closing.clone(),
+            RouterService {
+                router: server.router.clone(),
+                watch: None,
+            },
+            Arc::clone(&server.app),
             CancellationToken::new(),
         );
         // Beside it the HTTP library has two buffers of 8 KiB.

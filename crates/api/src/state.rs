@@ -15,7 +15,7 @@ use tidings_timeline::{CommandGroup, Entry, EntryChange, EntryName, Outcome, Sta
 use tokio::time::{Instant, sleep_until};
 use ulid::Ulid;
 
-use crate::app::App;
+use crate::app::{App, name_timeline};
 use crate::error::ApiError;
 use crate::go_text;
 use crate::metrics::Counted;
@@ -39,7 +39,7 @@ pub(crate) async fn put(
     request: Request,
 ) -> Result<Response, ApiError> {
     let config = &app.config.publish;
-    let body = read_body(request.into_body(), config.body_bytes, config.body_pause).await?;
+    let body = read_body(&app, request.into_body(), config.body_bytes).await?;
     let payload: &RawValue = serde_json::from_slice(&body).map_err(|error| {
         ApiError::from(EventError::Malformed {
             what: "body",
@@ -77,14 +77,15 @@ async fn change(
     change: Change<'_>,
 ) -> Result<Response, ApiError> {
     let query = QueryText::parse(query);
-    let cas = match query.get("cas") {
+    // A condition that cannot be read must never be taken for none.
+    let cas = match query.first("cas") {
         None => None,
-        Some(text) => Some(Index(text.parse().map_err(|_| {
+        Some(text) => Some(text.parse().ok().filter(|cas| *cas != u64::MAX).map(Index).ok_or_else(|| {
             ApiError::bad_request(
                 "cas_invalid",
-                "cas is not a number: give the ModifyIndex that you have read, or 0 for an entry that must not exist",
+                "cas is not an index: give the ModifyIndex that you have read, or 0 for an entry that must not exist",
             )
-        })?)),
+        })?),
     };
     let (payload, default_type) = match change {
         Change::Put(payload) => (payload, TYPE_PUT),
@@ -371,6 +372,7 @@ fn with_index(app: &App, mut response: Response, view: &StateView, index: Index)
         }),
     );
     headers.insert("x-tidings-index", HeaderValue::from(view.index.get()));
+    name_timeline(headers, view);
     response
 }
 
@@ -416,8 +418,11 @@ impl Blocking {
         })
     }
 
-    /// The state as soon as `index_of` it is greater than the index, or when the time is over, or
-    /// when the server stops.
+    /// The state as soon as `index_of` it is greater than the index or another than when the wait
+    /// began, or when the time is over, or when the server stops.
+    ///
+    /// Another, because a client is never told 0: what it has from an empty topic is 1, which is
+    /// also what the first change may have, and after a reset indexes are lower than what it knows.
     async fn wait(&self, app: &App, index_of: impl Fn(&StateView) -> Index) -> Arc<StateView> {
         if self.index == Index::ZERO {
             return app.state();
@@ -425,11 +430,13 @@ impl Blocking {
         let mut applied = app.timeline.applied();
         let deadline = Instant::now() + self.wait + jitter(self.wait);
         let _counted = Counted::new(&app.metrics, |metrics| &metrics.blocking_queries);
+        let mut began = None;
         loop {
             // Marked as seen before it is looked at: a change after that wakes.
             applied.mark_unchanged();
             let view = app.state();
-            if index_of(&view) > self.index {
+            let index = index_of(&view);
+            if index > self.index || index != *began.get_or_insert(index) {
                 return view;
             }
             tokio::select! {

@@ -37,6 +37,7 @@ fn describe(app: &App) -> Value {
         "Ready": timeline.not_ready.is_none() && !app.closing.has_begun(),
         "NotReady": timeline.not_ready,
         "Timeline": {
+            "Id": view.timeline.map(|timeline| timeline.to_string()),
             "Oldest": timeline.oldest.get(),
             "Newest": timeline.newest.get(),
             "StateIndex": view.index.get(),
@@ -59,6 +60,7 @@ fn describe(app: &App) -> Value {
             "RingBytes": broker.ring_bytes,
             "RingOldest": broker.ring_oldest.get(),
             "HistoryReads": broker.history_reads,
+            "ReadersHoldBytes": broker.held_bytes,
         },
         "Http": {
             "Connections": metrics.connections.get(),
@@ -159,6 +161,11 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
             broker.ring_bytes,
         ),
         (
+            "tidings_broker_held_bytes",
+            "Bytes read from disk that streams have not passed on yet.",
+            broker.held_bytes,
+        ),
+        (
             "tidings_broker_subscriptions",
             "Subscriptions.",
             broker.subscriptions,
@@ -166,7 +173,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
         (
             "tidings_ready",
             "1 when events can be taken.",
-            u64::from(timeline.not_ready.is_none()),
+            u64::from(timeline.not_ready.is_none() && !app.closing.has_begun()),
         ),
         (
             "tidings_uptime_seconds",

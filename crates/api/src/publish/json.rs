@@ -9,8 +9,7 @@ use crate::error::ApiError;
 
 /// `application/json`: `{"Events":[…]}`, or one bare event.
 pub(crate) async fn publish(app: &App, body: Body) -> Result<Published, ApiError> {
-    let config = &app.config.publish;
-    let body = read_body(body, config.body_bytes, config.body_pause).await?;
+    let body = read_body(app, body, app.config.publish.body_bytes).await?;
     publish_one(app, || NewEvent::parse_line(&body, &app.config.limits)).await
 }
 

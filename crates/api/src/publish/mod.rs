@@ -5,8 +5,8 @@ mod cloudevents;
 mod json;
 mod ndjson;
 
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -15,10 +15,11 @@ use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use tidings_timeline::{CommandGroup, Outcome};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::metrics::Buffered;
 pub(crate) use answer::json_response;
 
 /// The media types that are understood, for the answer to others.
@@ -68,16 +69,30 @@ fn unsupported(found: Option<&str>) -> ApiError {
     )
 }
 
-/// Reads a whole body of bounded size that keeps coming.
+/// A whole body. Its bytes count among those that requests have in memory until it is dropped.
+pub(crate) struct Received {
+    bytes: Bytes,
+    _buffered: Buffered,
+}
+
+impl Deref for Received {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Reads a whole body of bounded size that keeps coming and comes to its end in time.
 ///
 /// # Errors
-/// 413 beyond `limit`, 408 when nothing comes for `pause`, 400 when the sender breaks off.
-pub(crate) async fn read_body(
-    body: Body,
-    limit: usize,
-    pause: Duration,
-) -> Result<Bytes, ApiError> {
+/// 413 beyond `limit`, 408 when nothing comes for `body_pause` or not all within `body_timeout`,
+/// 503 when too many bodies arrive at once, 400 when the sender breaks off.
+pub(crate) async fn read_body(app: &App, body: Body, limit: usize) -> Result<Received, ApiError> {
     use http_body::Body as _;
+    let config = &app.config.publish;
+    let deadline = Instant::now() + config.body_timeout;
+    let mut buffered = Buffered::nothing(&app.metrics);
     let mut body = body;
     if body.size_hint().lower() > limit as u64 {
         return Err(ApiError::body_too_large(limit));
@@ -85,7 +100,8 @@ pub(crate) async fn read_body(
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
     loop {
-        let frame = match timeout(pause, body.frame()).await {
+        let pause = Instant::now() + config.body_pause;
+        let frame = match timeout_at(pause.min(deadline), body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(_))) => {
@@ -94,15 +110,17 @@ pub(crate) async fn read_body(
                     "the request's body ended before it was complete: send it again",
                 ));
             }
+            Err(_) if deadline <= Instant::now() => {
+                return Err(ApiError::body_timeout(format!(
+                    "the request's body was not complete after {} s: send it faster, in parts, or as application/x-ndjson",
+                    config.body_timeout.as_secs()
+                )));
+            }
             Err(_) => {
-                return Err(ApiError::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "body_timeout",
-                    format!(
-                        "nothing of the request's body came for {} s: send it without pauses",
-                        pause.as_secs()
-                    ),
-                ));
+                return Err(ApiError::body_timeout(format!(
+                    "nothing of the request's body came for {} s: send it without pauses",
+                    config.body_pause.as_secs()
+                )));
             }
         };
         let Ok(data) = frame.into_data() else {
@@ -110,6 +128,11 @@ pub(crate) async fn read_body(
         };
         if first.len() + joined.len() + data.len() > limit {
             return Err(ApiError::body_too_large(limit));
+        }
+        let received = first.len() + joined.len() + data.len();
+        if !buffered.set(received, config.buffered_bytes) {
+            app.metrics.publish_overloaded.one();
+            return Err(ApiError::bodies_overloaded());
         }
         // Most bodies come in one piece, which then need not be copied.
         if first.is_empty() && joined.is_empty() {
@@ -121,10 +144,13 @@ pub(crate) async fn read_body(
         }
         joined.extend_from_slice(&data);
     }
-    Ok(if joined.is_empty() {
-        first
-    } else {
-        joined.freeze()
+    Ok(Received {
+        bytes: if joined.is_empty() {
+            first
+        } else {
+            joined.freeze()
+        },
+        _buffered: buffered,
     })
 }
 

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use axum::response::Response;
@@ -12,12 +12,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use tidings_event::NewEvent;
 use tidings_timeline::{CommandGroup, Outcome, Stamper};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::answer::Published;
 use crate::app::{self, App};
 use crate::closing::ClosingWatch;
 use crate::error::ApiError;
+use crate::metrics::Buffered;
 use crate::timeline::{ProposeFailure, Submitted};
 
 /// Bytes of answers that are gathered before they are handed on.
@@ -59,6 +60,12 @@ struct Answers {
     incoming: Option<Body>,
     /// The beginning of a line whose end has not come.
     partial: BytesMut,
+    /// Its bytes, among those of all requests.
+    buffered: Buffered,
+    /// When it began; its end has to come within a time.
+    line_began: Option<Instant>,
+    /// Set when the sender first pauses within a line; it may be early, never late.
+    line_timer: Option<Pin<Box<Sleep>>>,
     stamper: Stamper,
     /// What is being gathered.
     group: CommandGroup,
@@ -101,6 +108,9 @@ impl Answers {
         Answers {
             incoming: Some(body),
             partial: BytesMut::new(),
+            buffered: Buffered::nothing(&app.metrics),
+            line_began: None,
+            line_timer: None,
             stamper: app.stamper(),
             group: CommandGroup::new(),
             slots: Vec::new(),
@@ -138,7 +148,7 @@ impl Answers {
             return Poll::Pending;
         };
         match Pin::new(incoming).poll_frame(cx) {
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => return self.poll_line_timeout(cx),
             Poll::Ready(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     self.take(&data);
@@ -150,11 +160,54 @@ impl Answers {
                 self.take_line(&last);
             }
             // The sender broke off: what it had sent up to the last whole line counts.
-            Poll::Ready(Some(Err(_))) => {
-                self.incoming = None;
-                self.partial.clear();
-            }
+            Poll::Ready(Some(Err(_))) => self.end(),
         }
+        self.watch_partial();
+        Poll::Ready(())
+    }
+
+    /// Nothing more is read.
+    fn end(&mut self) {
+        self.incoming = None;
+        self.partial = BytesMut::new();
+        self.watch_partial();
+    }
+
+    /// Counts the line that has begun, and gives it its time.
+    fn watch_partial(&mut self) {
+        let config = &self.app.config.publish;
+        if self.partial.is_empty() {
+            self.line_began = None;
+        } else {
+            self.line_began.get_or_insert_with(Instant::now);
+        }
+        if !self.buffered.set(self.partial.len(), config.buffered_bytes) {
+            self.app.metrics.publish_overloaded.one();
+            self.refuse_rest(ApiError::bodies_overloaded());
+        }
+    }
+
+    /// Ready: the line that has begun took too long, and the stream is over.
+    fn poll_line_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(began) = self.line_began else {
+            return Poll::Pending;
+        };
+        let due = began + self.app.config.publish.body_timeout;
+        let timer = self
+            .line_timer
+            .get_or_insert_with(|| Box::pin(sleep_until(due)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if due <= Instant::now() {
+                break;
+            }
+            // It was set for an earlier line.
+            timer.as_mut().reset(due);
+        }
+        let seconds = self.app.config.publish.body_timeout.as_secs();
+        self.refuse_rest(ApiError::body_timeout(format!(
+            "the line was not complete after {seconds} s: the stream ends here"
+        )));
         Poll::Ready(())
     }
 
@@ -164,6 +217,7 @@ impl Answers {
         self.stamper.set_time(now);
         let mut rest: &[u8] = data;
         while let Some(end) = memchr::memchr(b'\n', rest) {
+            self.line_began = None;
             let (line, behind) = (&rest[..end], &rest[end + 1..]);
             if self.partial.is_empty() {
                 self.take_line(line);
@@ -208,15 +262,23 @@ impl Answers {
     fn refuse_long_line(&mut self) {
         let limit = self.app.config.publish.line_bytes;
         self.app.metrics.publish_refused.one();
-        self.slots.push(Slot::Error(Box::new(ApiError::new(
+        self.refuse_rest(ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "line_too_long",
             format!(
                 "the line has more than {limit} bytes: split its transaction; the stream ends here"
             ),
-        ))));
+        ));
+    }
+
+    /// Answers the line that has begun, and reads nothing behind it.
+    fn refuse_rest(&mut self, error: ApiError) {
+        self.slots.push(Slot::Error(Box::new(error)));
         self.incoming = None;
         self.partial = BytesMut::new();
+        self.line_began = None;
+        // Nothing is always within the bound.
+        self.buffered.set(0, 0);
     }
 
     /// Hands what was gathered to the timeline.
@@ -259,12 +321,13 @@ impl Answers {
             let submitted = match submitting.future.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(ProposeFailure::Overloaded { retry_after })) => {
-                    self.app.metrics.publish_overloaded.one();
                     let wait = self.app.config.publish.overload_wait;
                     if submitting.since.elapsed() + retry_after <= wait {
                         submitting.retry = Some(Box::pin(sleep(retry_after)));
                         continue;
                     }
+                    // Only now is the publisher told.
+                    self.app.metrics.publish_overloaded.one();
                     failed(ProposeFailure::Overloaded { retry_after })
                 }
                 Poll::Ready(Err(failure)) => failed(failure),
@@ -357,8 +420,7 @@ impl HttpBody for Answers {
             }
             // The server stops: what was taken is still answered, and nothing more is taken.
             if this.incoming.is_some() && this.closing.poll(cx) {
-                this.incoming = None;
-                this.partial.clear();
+                this.end();
             }
             let mut dry = this.incoming.is_none();
             while !dry && this.has_room() {

@@ -1,6 +1,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -26,6 +26,8 @@ pub(crate) struct StreamBody {
     progress: bool,
     /// Not reset by traffic, as in Nomad.
     heartbeat: Interval,
+    /// It ticked while there was something else to send.
+    is_beat_due: bool,
     closing: ClosingWatch,
     step: Step,
     _open: Counted,
@@ -67,6 +69,7 @@ impl StreamBody {
             encoding,
             progress,
             heartbeat: ticker(app),
+            is_beat_due: false,
             closing: app.closing.watch(),
             step: Step::Begin,
             _open: open,
@@ -82,13 +85,15 @@ impl StreamBody {
     }
 
     fn encode(&self, piece: Piece) -> Result<Bytes, StreamBroken> {
-        match piece {
+        let encoded = match piece {
             Piece::Marker(line) => Ok(self.encoding.encode_marker(line)),
-            Piece::Frames(lines) => self.encoding.encode(lines).map_err(|source| {
-                error!(error = %source, "a stream is cut: a frame is not in the form that is written");
-                StreamBroken
-            }),
-        }
+            Piece::State(lines) => self.encoding.encode_state(lines),
+            Piece::Frames(lines) => self.encoding.encode(lines),
+        };
+        encoded.map_err(|source| {
+            error!(error = %source, "a stream is cut: a frame is not in the form that is written");
+            StreamBroken
+        })
     }
 }
 
@@ -125,10 +130,21 @@ impl Body for StreamBody {
             this.step = Step::End;
             return Poll::Ready(None);
         }
-        if this.heartbeat.poll_tick(cx).is_ready() {
+        if this.is_beat_due {
+            this.is_beat_due = false;
             return Poll::Ready(Some(Ok(Frame::data(this.heartbeat()))));
         }
-        let bytes = match ready!(this.source.poll_next(cx)) {
+        this.is_beat_due = this.heartbeat.poll_tick(cx).is_ready();
+        // Looked at also when a heartbeat is due: it says how far the stream is.
+        let next = match this.source.poll_next(cx) {
+            Poll::Ready(next) => next,
+            Poll::Pending if this.is_beat_due => {
+                this.is_beat_due = false;
+                return Poll::Ready(Some(Ok(Frame::data(this.heartbeat()))));
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        let bytes = match next {
             Ok(piece) => this.encode(piece),
             Err(StreamEnd::Closed | StreamEnd::Gone) => {
                 this.step = Step::End;

@@ -17,6 +17,18 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
+    /// A part of a snapshot: without ids, so that a browser that is cut off within it begins it
+    /// again, and is told of its end.
+    pub(crate) fn encode_state(self, lines: Bytes) -> Result<Bytes, FrameError> {
+        match self {
+            Encoding::Lines | Encoding::CloudEvents => self.encode(lines),
+            Encoding::Sse => Ok(sse::encode_state(&lines)),
+            Encoding::SseCloudEvents => {
+                cloudevents(&lines, |out, _, event| sse::push(out, None, event))
+            }
+        }
+    }
+
     pub(crate) fn encode(self, lines: Bytes) -> Result<Bytes, FrameError> {
         match self {
             Encoding::Lines => Ok(lines),

@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::app::App;
+use crate::app::{App, name_timeline};
 use crate::error::{ApiError, TextError};
 use body::StreamBody;
 use encoding::Encoding;
@@ -50,8 +50,10 @@ pub(crate) async fn event_stream(State(app): State<Arc<App>>, request: Request) 
     };
     match result {
         Ok(response) => response,
-        // The one answer that bears more than Nomad's clients look at.
-        Err(error) if error.status == StatusCode::GONE => error.into_response(),
+        // What only those are told who ask for it, with more than Nomad's clients look at.
+        Err(error) if matches!(error.status, StatusCode::GONE | StatusCode::CONFLICT) => {
+            error.into_response()
+        }
         Err(error) => TextError::new(error.status, error.message).into_response(),
     }
 }
@@ -79,12 +81,16 @@ async fn open(
         Surface::Lines | Surface::WebSocket => "application/json",
     };
     let progress = asked.progress;
-    let source = source::open(app, asked)?;
+    let view = app.state();
+    let source = source::open(app, &view, asked).await?;
     let body = StreamBody::new(app, source, encoding, progress);
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Never compressed; said because Nomad says it.
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    name_timeline(headers, &view);
     // Proxies that gather answers would keep events back.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)

@@ -5,6 +5,9 @@ use bytes::{Bytes, BytesMut};
 use tidings_event::{Filter, FrameError, Index, MARKER_SNAPSHOT_END, Selected};
 use tidings_timeline::{Entry, StateView};
 
+/// Bytes of entries that one turn looks at before it lets others have theirs.
+const LOOK_BYTES: usize = 256 << 10;
+
 /// The state as frames: each entry as the event that changed it last, in the order of the changes.
 pub(crate) struct Snapshot {
     entries: IntoIter<Arc<Entry>>,
@@ -12,8 +15,17 @@ pub(crate) struct Snapshot {
     index: Index,
 }
 
+/// What a turn of a snapshot gave.
+pub(crate) enum Turn {
+    Lines(Bytes),
+    /// Nothing that is wanted yet; there is more to look at.
+    Nothing,
+    End,
+}
+
 impl Snapshot {
-    /// The state of `view`. Changes after it are frames after its index.
+    /// The state of `view`. Changes after it are frames after its index. Sorts all entries: not for
+    /// a thread on which others wait.
     pub(crate) fn new(view: &StateView, filter: Filter) -> Snapshot {
         Snapshot {
             entries: view.entries_by_index().into_iter(),
@@ -22,24 +34,32 @@ impl Snapshot {
         }
     }
 
-    /// The next lines, about `bytes` of them; none at the end.
+    /// The next lines, about `bytes` of them.
     ///
     /// # Errors
     /// When an entry is not in the form in which events are written.
-    pub(crate) fn next(&mut self, bytes: usize) -> Result<Option<Bytes>, FrameError> {
+    pub(crate) fn next(&mut self, bytes: usize) -> Result<Turn, FrameError> {
         let mut lines = BytesMut::new();
+        let mut looked = 0;
         for entry in self.entries.by_ref() {
             let line = entry.line();
+            looked += line.len();
             match self.filter.select(&line)? {
                 Selected::All => lines.extend_from_slice(&line),
                 Selected::Some(line) => lines.extend_from_slice(&line),
                 Selected::None => {}
             }
-            if lines.len() >= bytes {
+            if lines.len() >= bytes || looked >= LOOK_BYTES {
                 break;
             }
         }
-        Ok((!lines.is_empty()).then(|| lines.freeze()))
+        Ok(if !lines.is_empty() {
+            Turn::Lines(lines.freeze())
+        } else if looked > 0 {
+            Turn::Nothing
+        } else {
+            Turn::End
+        })
     }
 
     /// The line that says that the snapshot is complete.

@@ -3,11 +3,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use tidings_event::Index;
-use tidings_timeline::{Slice, Subscription, SubscriptionEnd};
+use tidings_timeline::{Slice, StateView, Subscription, SubscriptionEnd};
 use tracing::{error, info};
 
 use super::query::{Start, StreamRequest};
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Turn};
 use crate::app::App;
 use crate::error::ApiError;
 
@@ -30,6 +30,8 @@ pub(crate) enum StreamEnd {
 #[derive(Clone, Debug)]
 pub(crate) enum Piece {
     Frames(Bytes),
+    /// A part of a snapshot: who has it has not seen everything up to its indexes.
+    State(Bytes),
     /// The line that ends a snapshot.
     Marker(Bytes),
 }
@@ -47,12 +49,20 @@ pub(crate) struct FrameSource {
     ended: Option<StreamEnd>,
 }
 
-/// Begins to follow.
+/// Begins to follow; `view` is the state that it begins with.
 ///
 /// # Errors
-/// 410 when the reader is strict and the frame is no longer retained.
-pub(crate) fn open(app: &Arc<App>, request: StreamRequest) -> Result<FrameSource, ApiError> {
-    let view = app.state();
+/// When the reader is strict: 410 when the frame is no longer retained, 409 when it is beyond the
+/// next one. 503 when too many streams are open.
+pub(crate) async fn open(
+    app: &Arc<App>,
+    view: &Arc<StateView>,
+    request: StreamRequest,
+) -> Result<FrameSource, ApiError> {
+    let limit = app.config.stream.streams_max;
+    if app.metrics.streams() >= limit {
+        return Err(ApiError::too_many_streams(limit));
+    }
     let broker = app.timeline.broker();
     // The broker is where frames come from, so its end counts, not the state's, which may be ahead.
     let newest = broker.newest();
@@ -68,15 +78,21 @@ pub(crate) fn open(app: &Arc<App>, request: StreamRequest) -> Result<FrameSource
                 .saturating_sub(app.config.stream.backlog_frames);
             Index(back.max(oldest.get()))
         }
+        // What comes next may be waited for. Beyond it the reader knows another timeline, or this
+        // one before it was reset, and would never learn of it.
+        Start::At(index) if index > newest.next() && request.strict => {
+            return Err(ApiError::ahead(index, newest));
+        }
+        Start::At(index) if index > newest.next() => newest.max(oldest),
         Start::At(index) if index >= oldest => index,
         Start::At(_) if request.or_snapshot => {
-            snapshot = Some(Snapshot::new(&view, request.filter.clone()));
+            snapshot = Some(take_snapshot(view, &request).await?);
             view.index.next()
         }
         Start::At(index) if request.strict => return Err(ApiError::gone(index, oldest)),
         Start::At(_) => oldest,
         Start::Snapshot => {
-            snapshot = Some(Snapshot::new(&view, request.filter.clone()));
+            snapshot = Some(take_snapshot(view, &request).await?);
             view.index.next()
         }
     };
@@ -91,25 +107,44 @@ pub(crate) fn open(app: &Arc<App>, request: StreamRequest) -> Result<FrameSource
     })
 }
 
+/// Sorts the entries where nobody waits for it.
+async fn take_snapshot(
+    view: &Arc<StateView>,
+    request: &StreamRequest,
+) -> Result<Snapshot, ApiError> {
+    let (view, filter) = (Arc::clone(view), request.filter.clone());
+    tokio::task::spawn_blocking(move || Snapshot::new(&view, filter))
+        .await
+        .map_err(|_| ApiError::internal("the snapshot could not be made"))
+}
+
 impl FrameSource {
     /// Everything up to this frame was sent or does not match. While a snapshot is sent, nothing
-    /// is: who is cut off then begins again.
+    /// is: who is cut off then begins again. Never more than there is.
     pub(crate) fn considered(&self) -> Index {
-        if self.snapshot.is_some() {
+        let considered = if self.snapshot.is_some() {
             Index::ZERO
         } else if self.held.is_some() {
             self.considered
         } else {
             self.subscription.cursor()
-        }
+        };
+        considered.min(self.app.timeline.broker().newest())
     }
 
     /// The next lines: all that are there, as long as joining them is cheap.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, StreamEnd>> {
         if let Some(snapshot) = &mut self.snapshot {
             match snapshot.next(self.app.config.stream.chunk_bytes) {
-                Ok(Some(lines)) => return Poll::Ready(Ok(Piece::Frames(lines))),
-                Ok(None) => {
+                Ok(Turn::Lines(lines)) => {
+                    self.app.metrics.stream_bytes.add(lines.len() as u64);
+                    return Poll::Ready(Ok(Piece::State(lines)));
+                }
+                Ok(Turn::Nothing) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Ok(Turn::End) => {
                     let marker = snapshot.end_marker();
                     self.snapshot = None;
                     return Poll::Ready(Ok(Piece::Marker(marker)));
@@ -128,7 +163,7 @@ impl FrameSource {
         }
         // Small: more may be there already.
         let mut joined: Option<BytesMut> = None;
-        loop {
+        while !self.subscription.wants_pause() {
             let more = match self.poll_slice(cx) {
                 Poll::Ready(Ok(more)) => more,
                 Poll::Ready(Err(end)) => {

@@ -43,6 +43,15 @@ pub(crate) fn encode_frames(lines: &Bytes) -> Bytes {
     out.freeze()
 }
 
+/// Each line as one message without an id.
+pub(crate) fn encode_state(lines: &Bytes) -> Bytes {
+    let mut out = BytesMut::with_capacity(lines.len() + lines.len() / 4 + OVERHEAD);
+    for line in lines_of(lines) {
+        push(&mut out, None, line);
+    }
+    out.freeze()
+}
+
 /// Appends one message. Without an id the browser's last one stays.
 pub(crate) fn push(out: &mut BytesMut, id: Option<&[u8]>, data: &[u8]) {
     out.reserve(data.len() + OVERHEAD);

@@ -1,5 +1,6 @@
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
@@ -7,7 +8,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::SinkExt;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use tidings_event::{FrameError, FrameView, Index, to_cloudevent};
 use tokio::time::timeout;
 use tracing::{debug, error};
@@ -16,7 +17,7 @@ use super::body::ticker;
 use super::encoding::lines_of;
 use super::query::{self, Format, Surface};
 use super::source::{self, FrameSource, Piece, StreamEnd};
-use crate::app::App;
+use crate::app::{App, name_timeline};
 use crate::error::ApiError;
 use crate::metrics::Counted;
 
@@ -33,12 +34,17 @@ pub(crate) async fn events_websocket(
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(_) => {
-            return ApiError::new(
+            let mut response = ApiError::new(
                 StatusCode::UPGRADE_REQUIRED,
                 "upgrade_required",
                 "this address is followed as a WebSocket: send its Upgrade headers over HTTP/1.1, or read GET /v1/event/stream",
             )
             .into_response();
+            // RFC 9110 §15.5.22: it has to say to what.
+            response
+                .headers_mut()
+                .insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            return response;
         }
     };
     match open(app, query.as_deref(), upgrade).await {
@@ -54,7 +60,8 @@ async fn open(
 ) -> Result<Response, ApiError> {
     let asked = query::parse(&app, query, Surface::WebSocket, None).await?;
     let (format, progress) = (asked.format, asked.progress);
-    let source = source::open(&app, asked)?;
+    let view = app.state();
+    let source = source::open(&app, &view, asked).await?;
     let config = &app.config.stream;
     let upgrade = upgrade
         .read_buffer_size(config.websocket_read_buffer)
@@ -62,7 +69,7 @@ async fn open(
         .max_message_size(config.websocket_message_bytes)
         .max_frame_size(config.websocket_message_bytes);
     let open = Counted::new(&app.metrics, |metrics| &metrics.streams_websocket);
-    Ok(upgrade.on_upgrade(move |socket| async move {
+    let mut response = upgrade.on_upgrade(move |socket| async move {
         let mut stream = Socket {
             app,
             socket,
@@ -73,7 +80,9 @@ async fn open(
         let end = stream.follow().await;
         stream.close(end).await;
         drop(open);
-    }))
+    });
+    name_timeline(response.headers_mut(), &view);
+    Ok(response)
 }
 
 /// One subscriber with a WebSocket.
@@ -108,6 +117,13 @@ impl Socket {
                 biased;
                 () = app.closing.begun() => return End::Closing,
                 _ = heartbeat.tick() => {
+                    // It says how far the stream is, so what is there goes first.
+                    let next = poll_fn(|cx| Poll::Ready(self.source.poll_next(cx))).await;
+                    if let Poll::Ready(next) = next
+                        && let Some(end) = self.hand_on(next).await
+                    {
+                        return end;
+                    }
                     if self.send_heartbeat().await.is_err() {
                         return End::Peer;
                     }
@@ -122,17 +138,27 @@ impl Socket {
                         return End::Protocol;
                     }
                 },
-                piece = poll_fn(|cx| self.source.poll_next(cx)) => match piece {
-                    Ok(piece) => match self.send(piece).await {
-                        Ok(()) => {}
-                        Err(SendError::Peer) => return End::Peer,
-                        Err(SendError::Frame(source)) => {
-                            error!(error = %source, "a stream is cut: a frame is not in the form that is written");
-                            return End::Stream(StreamEnd::Broken);
-                        }
-                    },
-                    Err(end) => return End::Stream(end),
-                },
+                next = poll_fn(|cx| self.source.poll_next(cx)) => {
+                    if let Some(end) = self.hand_on(next).await {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what came next; why following ends, when it does.
+    async fn hand_on(&mut self, next: Result<Piece, StreamEnd>) -> Option<End> {
+        let piece = match next {
+            Ok(piece) => piece,
+            Err(end) => return Some(End::Stream(end)),
+        };
+        match self.send(piece).await {
+            Ok(()) => None,
+            Err(SendError::Peer) => Some(End::Peer),
+            Err(SendError::Frame(source)) => {
+                error!(error = %source, "a stream is cut: a frame is not in the form that is written");
+                Some(End::Stream(StreamEnd::Broken))
             }
         }
     }
@@ -153,7 +179,7 @@ impl Socket {
                 self.feed(line.slice(..line.len().saturating_sub(1)))
                     .await?
             }
-            Piece::Frames(lines) => {
+            Piece::Frames(lines) | Piece::State(lines) => {
                 let mut rest = lines;
                 while !rest.is_empty() {
                     let length = lines_of(&rest).next().map_or(0, <[u8]>::len);

@@ -190,6 +190,13 @@ impl MemoryTimeline {
         self.inner.machine.lock().unwrap().1.index
     }
 
+    /// Gives the timeline its id.
+    pub fn found(&self, id: u128) {
+        let mut group = CommandGroup::new();
+        group.found(tidings_timeline::TimelineId(id));
+        self.apply(group);
+    }
+
     /// Drops the frames before `oldest`.
     pub fn retain(&self, oldest: u64) {
         let mut group = CommandGroup::new();

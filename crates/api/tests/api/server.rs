@@ -2,9 +2,10 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tidings_api::Token;
-use tokio::net::TcpStream;
+use tidings_api::{ApiConfig, ApiServer, ApiShared, Token};
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::memory_timeline::MemoryTimeline;
 use crate::support::{Server, Wire, eventually, metric};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -94,6 +95,15 @@ async fn unknown_paths_and_methods_are_answered() {
     let mut wire = Wire::connect(server.addr).await;
     wire.send_head("HEAD", "/v1/status", &[], None).await;
     assert_eq!(wire.head().await.status, 200);
+    let long = format!("/v1/event/stream?{}", "x".repeat(17 << 10));
+    let answer = server.get(&long).await;
+    assert_eq!(answer.status, 414);
+    assert!(answer.text().starts_with("the query has more than"));
+    let header = "x".repeat(40 << 10);
+    let answer = server
+        .request("GET", "/v1/status", &[("x-long", &header)], b"")
+        .await;
+    assert_eq!(answer.status, 431);
     let long = format!("/v1/status?{}", "x".repeat(17 << 10));
     let answer = server.get(&long).await;
     assert_eq!(
@@ -234,6 +244,126 @@ async fn a_connection_that_does_not_end_is_cut_after_the_grace() {
     server.begin_stop();
     server.stopped().await;
     assert!(wire.rest().await.is_empty());
+}
+
+/// A page that made its own name mean this machine is told by the name.
+#[tokio::test]
+async fn without_a_token_other_names_are_refused() {
+    let server = Server::with(|config| config.http.host_names.clear()).await;
+    for target in ["/v1/status", "/v1/event/stream", "/v1/state/Volume"] {
+        let answer = server.get(target).await;
+        assert_eq!(answer.status, 403, "{target}");
+        assert!(answer.text().contains("http.host_names"), "{target}");
+    }
+    assert_eq!(server.get("/v1/health/live").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_over_goes_on_counting() {
+    let timeline = MemoryTimeline::new();
+    let shared = ApiShared::new();
+    let mut requests = Vec::new();
+    for _ in 0..2 {
+        let config = ApiConfig::default();
+        let server = ApiServer::new_sharing(timeline.clone(), config, &shared);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let task = tokio::spawn(server.run(listener, async {
+            let _ = stopped.await;
+        }));
+        let mut wire = Wire::connect(addr).await;
+        wire.send(b"GET /v1/metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await;
+        let answer = wire.answer().await;
+        let line = answer
+            .text()
+            .lines()
+            .find(|line| line.starts_with("tidings_http_requests_total "));
+        requests.push(line.unwrap().to_owned());
+        drop((stop, wire));
+        task.await.unwrap();
+    }
+    assert_eq!(
+        requests,
+        [
+            "tidings_http_requests_total 1",
+            "tidings_http_requests_total 2"
+        ]
+    );
+}
+
+/// A client of HTTP/2 that gives one stream no window costs that stream, then its connection.
+#[tokio::test]
+async fn g8_an_http2_stream_that_is_not_read_is_ended() {
+    let server = Server::with(|config| config.http.write_stall = Duration::from_millis(300)).await;
+    let payload = "x".repeat(200_000);
+    server.timeline.publish(&format!(
+        "{{\"Topic\":\"Job\",\"Type\":\"A\",\"Payload\":{{\"x\":\"{payload}\"}}}}"
+    ));
+    let socket = TcpStream::connect(server.addr).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(Some(1_000));
+    let (mut sender, connection) = builder.handshake(TokioIo::new(socket)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let uri = format!("http://{}/v1/event/stream?index=1", server.addr);
+    let request = hyper::Request::get(uri)
+        .body(Empty::<bytes::Bytes>::new())
+        .unwrap();
+    // Never read.
+    let stalled = sender.send_request(request).await.unwrap();
+    assert_eq!(metric(&server, "tidings_broker_subscriptions").await, 1);
+    eventually("it is ended", async || {
+        metric(&server, "tidings_http_connections_stalled_total").await == 1
+    })
+    .await;
+    eventually("nothing of it is left", async || {
+        metric(&server, "tidings_broker_subscriptions").await == 0
+    })
+    .await;
+    // One that still gives no window is cut.
+    let ended = tokio::time::timeout(Duration::from_secs(10), connection).await;
+    assert!(ended.is_ok());
+    drop(stalled);
+    eventually("its connection is gone", async || {
+        metric(&server, "tidings_http_connections").await == 1
+    })
+    .await;
+}
+
+/// One that is read slowly, but is read, goes on for as long as it takes.
+#[tokio::test]
+async fn g8_an_http2_stream_that_is_read_slowly_is_not_ended() {
+    let server = Server::with(|config| config.http.write_stall = Duration::from_millis(300)).await;
+    let payload = "x".repeat(200_000);
+    server.timeline.publish(&format!(
+        "{{\"Topic\":\"Job\",\"Type\":\"A\",\"Payload\":{{\"x\":\"{payload}\"}}}}"
+    ));
+    let socket = TcpStream::connect(server.addr).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(Some(64_000));
+    let (mut sender, connection) = builder.handshake(TokioIo::new(socket)).await.unwrap();
+    tokio::spawn(connection);
+    let uri = format!("http://{}/v1/event/stream?index=1", server.addr);
+    let request = hyper::Request::get(uri)
+        .body(Empty::<bytes::Bytes>::new())
+        .unwrap();
+    let mut body = sender.send_request(request).await.unwrap().into_body();
+    let mut read = 0;
+    while read < 200_000 {
+        let frame = body.frame().await.unwrap().unwrap();
+        read += frame.data_ref().unwrap().len();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Nothing more comes, for longer than a stall.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.timeline.publish_many("Job", 1);
+    let frame = body.frame().await.unwrap().unwrap();
+    assert!(!frame.data_ref().unwrap().is_empty());
+    assert_eq!(
+        metric(&server, "tidings_http_connections_stalled_total").await,
+        0
+    );
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Server, metric};
+use crate::support::{Answer, Server, Wire, eventually, metric};
 
 async fn put(server: &Server, target: &str, body: &str) -> Answer {
     server.request("PUT", target, &[], body.as_bytes()).await
@@ -277,6 +277,63 @@ async fn a_blocking_query_wakes_for_its_topic_only() {
             .header("x-nomad-index"),
         Some("6")
     );
+}
+
+#[tokio::test]
+async fn a_condition_that_cannot_be_read_changes_nothing() {
+    let server = Server::start().await;
+    for cas in [
+        "",
+        "x",
+        "-1",
+        "18446744073709551615",
+        "18446744073709551616",
+    ] {
+        let target = format!("/v1/state/Volume/a?cas={cas}");
+        for method in ["PUT", "DELETE"] {
+            let answer = server.request(method, &target, &[], b"{}").await;
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (400, "cas_invalid"),
+                "{method} {cas:?}"
+            );
+        }
+    }
+    assert_eq!(server.timeline.newest().get(), 0);
+}
+
+#[tokio::test]
+async fn names_that_are_no_text_are_refused_in_json() {
+    let server = Server::start().await;
+    for (method, target) in [
+        ("GET", "/v1/state/T/%FF"),
+        ("PUT", "/v1/state/T/%FF"),
+        ("GET", "/v1/state/%FF"),
+    ] {
+        let answer = server.request(method, target, &[], b"{}").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "path_invalid"),
+            "{method} {target}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_first_change_of_all_wakes_who_was_told_index_1() {
+    let server = Server::start().await;
+    let empty = server.get("/v1/state/Volume").await;
+    assert_eq!(empty.header("x-nomad-index"), Some("1"));
+    let mut wire = Wire::connect(server.addr).await;
+    wire.send_head("GET", "/v1/state/Volume?index=1&wait=100s", &[], None)
+        .await;
+    eventually("it waits", async || {
+        metric(&server, "tidings_blocking_queries").await == 1
+    })
+    .await;
+    put(&server, "/v1/state/Volume/a", "{}").await;
+    let answer = wire.answer().await;
+    assert_eq!(answer.json().as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]

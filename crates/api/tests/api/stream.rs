@@ -169,14 +169,71 @@ async fn the_backlog_counts_all_frames_and_not_only_those_that_match() {
 }
 
 #[tokio::test]
-async fn an_index_beyond_the_newest_is_waited_for() {
+async fn the_next_index_is_waited_for_and_one_beyond_it_begins_with_the_newest() {
     let server = Server::start().await;
+    // Nothing is there yet: whatever is asked for, the first frame comes.
+    let mut early = server.follow("/v1/event/stream?index=9", &[]).await;
     server.timeline.publish_many("Job", 3);
-    let mut wire = server.follow("/v1/event/stream?index=6", &[]).await;
+    assert_eq!(early.indexes(3).await, [1, 2, 3]);
+    let mut next = server
+        .follow("/v1/event/stream?index=4&strict=true", &[])
+        .await;
+    let mut beyond = server.follow("/v1/event/stream?index=5", &[]).await;
+    let mut resumed = server.follow("/v1/event/stream?last_index=7", &[]).await;
     let mut now = server.follow("/v1/event/stream?from=now", &[]).await;
-    server.timeline.publish_many("Job", 4);
-    assert_eq!(wire.indexes(2).await, [6, 7]);
-    assert_eq!(now.indexes(4).await, [4, 5, 6, 7]);
+    assert_eq!(beyond.indexes(1).await, [3]);
+    assert_eq!(resumed.indexes(1).await, [3]);
+    server.timeline.publish_many("Job", 2);
+    for wire in [&mut next, &mut beyond, &mut resumed, &mut now] {
+        assert_eq!(wire.indexes(2).await, [4, 5]);
+    }
+    let answer = server.get("/v1/event/stream?index=7&strict=true").await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (409, "index_ahead")
+    );
+    assert_eq!(answer.json()["Error"]["Newest"], 5);
+    // Progress is never told of what is not there.
+    let mut progress = server
+        .follow("/v1/event/stream?index=60&progress=true&topic=None", &[])
+        .await;
+    let line = progress.lines(1).await.remove(0);
+    assert_eq!(line, r#"{"Index":4,"Events":[]}"#);
+}
+
+#[tokio::test]
+async fn a_stream_names_its_timeline() {
+    let server = Server::start().await;
+    let sse = [("accept", "text/event-stream")];
+    for (headers, founded) in [(&[][..], false), (&sse, false), (&[], true), (&sse, true)] {
+        if founded {
+            server.timeline.found(7);
+        }
+        let mut wire = Wire::connect(server.addr).await;
+        wire.send_head("GET", "/v1/event/stream", headers, None)
+            .await;
+        let head = wire.head().await;
+        let expected = founded.then_some("00000000000000000000000007");
+        assert_eq!(head.header("x-tidings-timeline"), expected);
+        assert_eq!(head.header("vary"), Some("Accept-Encoding"));
+    }
+    let state = server.get("/v1/state/Volume").await;
+    assert_eq!(
+        state.header("x-tidings-timeline"),
+        Some("00000000000000000000000007")
+    );
+    let status = server.get("/v1/status").await.json();
+    assert_eq!(status["Timeline"]["Id"], "00000000000000000000000007");
+}
+
+#[tokio::test]
+async fn streams_beyond_the_limit_are_told_so() {
+    let server = Server::with(|config| config.stream.streams_max = 1).await;
+    let mut first = server.follow("/v1/event/stream", &[]).await;
+    first.lines(1).await;
+    let answer = server.get("/v1/event/stream").await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("stream.streams_max"));
 }
 
 #[tokio::test]

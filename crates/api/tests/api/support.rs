@@ -37,6 +37,7 @@ impl Server {
             node_name: String::from("n1"),
             ..ApiConfig::default()
         };
+        config.http.host_names = vec![String::from("tidings.test")];
         configure(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
