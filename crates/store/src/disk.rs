@@ -107,19 +107,58 @@ pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), StoreError> {
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
+/// What a write past the page cache begins and ends at: no disk has larger blocks, and a page of
+/// the cache has this size too.
+pub(crate) const BLOCK_BYTES: u64 = 4096;
+
+/// Zeros to write, where a write past the page cache wants them to lie.
+#[repr(align(4096))]
+struct Zeros([u8; 1024 * 1024]);
+
+static ZEROS: Zeros = Zeros([0; 1024 * 1024]);
+
+/// Zeros that fill a block up.
+pub(crate) fn block_of_zeros() -> &'static [u8] {
+    &ZEROS.0[..BLOCK_BYTES as usize]
+}
+
 /// Writes `bytes` zeros at `offset`.
 pub(crate) fn write_zeros(file: &File, mut offset: u64, mut bytes: u64) -> io::Result<()> {
-    const PIECE_BYTES: usize = 256 * 1024;
-    static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
     while bytes > 0 {
         let piece = usize::try_from(bytes)
-            .unwrap_or(PIECE_BYTES)
-            .min(PIECE_BYTES);
-        file.write_all_at(&ZEROS[..piece], offset)?;
+            .unwrap_or(usize::MAX)
+            .min(ZEROS.0.len());
+        file.write_all_at(&ZEROS.0[..piece], offset)?;
         offset += piece as u64;
         bytes -= piece as u64;
     }
     Ok(())
+}
+
+/// Writes zeros over `from..to` of `file`, which is at `path`: past the page cache where the file
+/// system can, so that they are not copied into it and push nothing out of it.
+pub(crate) fn write_zeros_past_cache(
+    path: &Path,
+    file: &File,
+    from: u64,
+    to: u64,
+) -> io::Result<()> {
+    let begin = from.next_multiple_of(BLOCK_BYTES).min(to);
+    let end = (to - to % BLOCK_BYTES).max(begin);
+    write_zeros(file, from, begin - from)?;
+    let past_cache = OpenOptions::new()
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
+        .open(path)
+        .and_then(|direct| write_zeros(&direct, begin, end - begin));
+    match past_cache {
+        // Not every file system can, and some say so only at the first write.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            write_zeros(file, begin, end - begin)?;
+        }
+        written => written?,
+    }
+    write_zeros(file, end, to - end)
 }
 
 /// The names in a folder, sorted. Unfinished files of an earlier run are removed when `clean`.
@@ -160,4 +199,30 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut raw = [0; 8];
     raw.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_past_the_cache_cover_just_what_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let (from, to) = (BLOCK_BYTES + 7, 3 * 1024 * 1024 + 11);
+        fs::write(&path, vec![1; to as usize + 5]).unwrap();
+        let file = open_existing(&path).unwrap();
+        write_zeros_past_cache(&path, &file, from, to).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes[..from as usize].iter().all(|byte| *byte == 1));
+        assert!(
+            bytes[from as usize..to as usize]
+                .iter()
+                .all(|byte| *byte == 0)
+        );
+        assert_eq!(bytes[to as usize..], [1; 5]);
+        // Less than a block, within one.
+        write_zeros_past_cache(&path, &file, 1, 3).unwrap();
+        assert_eq!(fs::read(&path).unwrap()[..4], [1, 0, 0, 1]);
+    }
 }

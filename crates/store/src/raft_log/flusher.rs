@@ -257,7 +257,7 @@ impl Flusher {
             .check_write()
             .map_err(StoreError::io("write", &active.path))?;
         staged
-            .write_to(&active.file, active.end)
+            .write_to(&active.file, active.end, active.filled)
             .map_err(StoreError::io("write", &active.path))?;
         #[cfg(test)]
         self.shared
@@ -499,7 +499,9 @@ impl Staged {
         }
     }
 
-    fn write_to(&self, file: &File, mut offset: u64) -> io::Result<()> {
+    /// Writes at `offset`, and zeros behind up to the end of the block, as far as the file is
+    /// filled: of a block that is written in part and not in memory, the rest would be read first.
+    fn write_to(&self, file: &File, mut offset: u64, filled: u64) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = self
             .pieces
             .iter()
@@ -508,6 +510,11 @@ impl Staged {
                 Piece::Part(part) => IoSlice::new(part),
             })
             .collect();
+        let end = offset + self.bytes;
+        let rest_of_block = end.next_multiple_of(disk::BLOCK_BYTES).min(filled) - end;
+        slices.push(IoSlice::new(
+            &disk::block_of_zeros()[..rest_of_block as usize],
+        ));
         let mut rest = &mut slices[..];
         while !rest.is_empty() {
             let count = rest.len().min(IO_SLICES_MAX);

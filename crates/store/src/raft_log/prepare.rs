@@ -347,7 +347,7 @@ impl Shared {
         let written = disk::open_existing(path)
             .map_err(io::Error::other)
             .and_then(|file| {
-                disk::write_zeros(&file, from, to.saturating_sub(from))?;
+                disk::write_zeros_past_cache(path, &file, from, to.max(from))?;
                 Ok(file)
             });
         let file = match written {
@@ -372,7 +372,10 @@ impl Shared {
         let temporary = path.with_extension(&TEMPORARY_SUFFIX[1..]);
         let made = disk::open_or_create(&temporary)
             .map_err(io::Error::other)
-            .and_then(|file| fill(&file, 0, bytes))
+            .and_then(|file| {
+                disk::write_zeros_past_cache(&temporary, &file, 0, bytes)?;
+                file.sync_data()
+            })
             .and_then(|()| std::fs::rename(&temporary, &path));
         if made.is_err() {
             let _ = std::fs::remove_file(&temporary);
