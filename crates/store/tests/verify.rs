@@ -256,3 +256,39 @@ fn a_history_that_ends_before_the_snapshot_is_a_fault() {
     let report = verify(dir.path(), &mut |_| {}).unwrap();
     assert_eq!(report.faults.len(), 1, "{:?}", report.faults);
 }
+
+#[test]
+fn a_log_that_ends_before_what_was_acknowledged_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    let mut segments: Vec<PathBuf> = files(dir.path())
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .filter(|path| !path.to_string_lossy().contains("spare"))
+        .collect();
+    // Record 18 was committed; 19 may be torn off, together they may not.
+    let newest = segments.pop().unwrap();
+    fs::remove_file(&newest).unwrap();
+    let report = verify(dir.path(), &mut |_| {}).unwrap();
+    let [fault] = &report.faults[..] else {
+        panic!("{report:?}");
+    };
+    assert_eq!(Some(&fault.path), segments.last());
+    assert!(
+        fault.what.contains("up to 18 were acknowledged"),
+        "{fault:?}"
+    );
+}
+
+#[test]
+fn a_history_without_its_beginning_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    let first = dir.path().join("history/00000000000000000001.ndjson");
+    fs::remove_file(&first).unwrap();
+    let report = verify(dir.path(), &mut |_| {}).unwrap();
+    assert!(
+        report.faults.iter().any(|fault| fault.path == first),
+        "{report:?}"
+    );
+}

@@ -715,7 +715,6 @@ fn space_that_was_prepared_and_not_synced_stops_the_log() {
     let large = vec![7; 3 << 20];
     // More than half of what there is: the next piece is prepared.
     log.append_and_wait(vec![record(1, &large)]).unwrap();
-    injected.fill_syncs_left.store(i64::MAX, Ordering::SeqCst);
     let error = log.append_and_wait(vec![record(2, &large)]).unwrap_err();
     assert!(error.to_string().contains("medium error"), "{error}");
     assert!(log.poisoned().is_some());
