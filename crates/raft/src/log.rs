@@ -256,16 +256,12 @@ fn read_present(
 ) -> Result<Vec<LogRecord>, StoreError> {
     while start < end {
         match store.read_limited(start..end, READ_BYTES_MAX) {
+            // Only while that makes the range smaller: otherwise it is a failure after all.
             Err(StoreError::NotInLog {
                 first, end: behind, ..
-            }) => {
-                let (before, after) = (start, end);
+            }) if start < first || behind < end => {
                 start = start.max(first);
                 end = end.min(behind);
-                if (start, end) == (before, after) {
-                    // Purged while it was read, and the range has not caught up.
-                    std::thread::yield_now();
-                }
             }
             read => return read,
         }

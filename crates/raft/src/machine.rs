@@ -558,7 +558,7 @@ impl SnapshotBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{start::Files, store_suite::config};
+    use crate::{space::FreeSpace, start::Files, store_suite::config};
 
     #[tokio::test]
     async fn after_a_fault_no_snapshot_is_relied_on() {
@@ -574,5 +574,31 @@ mod tests {
         let error = builder.build_snapshot().await.unwrap_err();
         assert!(error.to_string().contains("not completed"), "{error}");
         assert!(machine.get_current_snapshot().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fills_up_during_a_snapshot_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.disk.free_space = Some(FreeSpace::new(|| 1 << 40));
+        let fault = Fault::new();
+        let files = Files::open(&config, &fault).unwrap();
+        let (_data_dir, mut machine) = files
+            .into_machine(&config, Handle::current(), &fault)
+            .unwrap();
+        let unfinished = dir.path().join("snapshots/00000000000000000000.snap.tmp");
+        std::os::unix::fs::symlink("/dev/full", &unfinished).unwrap();
+        let mut builder = machine.try_create_snapshot_builder(false).await.unwrap();
+        let built = builder.build_snapshot().await.unwrap();
+        assert_eq!(built.meta.last_log_id, None, "nothing newer than before");
+        assert_eq!(fault.reason(), None);
+        assert!(!machine.shared.has_room_for_snapshot());
+        assert!(machine.get_current_snapshot().await.unwrap().is_none());
+
+        // There is room again.
+        let mut builder = machine.try_create_snapshot_builder(false).await.unwrap();
+        builder.build_snapshot().await.unwrap();
+        assert!(machine.shared.has_room_for_snapshot());
+        assert!(machine.get_current_snapshot().await.unwrap().is_some());
     }
 }
