@@ -11,7 +11,7 @@
 //! short spoils one slot and leaves the other.
 //!
 //! ```text
-//! body    version u8 = 1 | index u64 | term u64 | leader
+//! body    "cid1" | index u64 | term u64 | leader
 //! ```
 
 use std::fs::File;
@@ -39,7 +39,7 @@ pub(crate) struct CommittedFile {
 }
 
 // Wire value: append only.
-const BODY_VERSION: u8 = 1;
+const BODY_MAGIC: &[u8; 4] = b"cid1";
 
 impl CommittedFile {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
@@ -61,7 +61,7 @@ impl CommittedFile {
     }
 
     pub(crate) fn save(&mut self, committed: &LogId) -> Result<(), StoreError> {
-        let mut body = vec![BODY_VERSION];
+        let mut body = BODY_MAGIC.to_vec();
         body.extend_from_slice(&committed.encode());
         if body.len() > COMMITTED_BYTES_MAX {
             return Err(StoreError::TooLarge {
@@ -98,10 +98,8 @@ pub(crate) fn read(path: &Path) -> Result<Option<LogId>, StoreError> {
 }
 
 fn decode(body: &[u8]) -> Option<LogId> {
-    match body.split_first() {
-        Some((&BODY_VERSION, id)) => LogId::decode(id),
-        _ => None,
-    }
+    // What an earlier format has noted may lie beyond the log: it is not taken for proof.
+    LogId::decode(body.strip_prefix(BODY_MAGIC)?)
 }
 
 /// Whether nothing was ever written.
@@ -161,7 +159,7 @@ mod tests {
                 .copy_from_slice(&after[SLOT_BYTES..SLOT_BYTES + cut]);
             std::fs::write(&path, &torn).unwrap();
             let current = CommittedFile::open(&path).unwrap().current().unwrap();
-            let complete = cut >= SLOT_HEAD_BYTES + 18;
+            let complete = cut >= SLOT_HEAD_BYTES + 21;
             assert_eq!(current, id(if complete { 3 } else { 2 }), "cut at {cut}");
         }
     }
@@ -174,8 +172,8 @@ mod tests {
         file.save(&id(3)).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(
-            &bytes[SLOT_BYTES + 4..SLOT_BYTES + 34],
-            b"\x01\0\0\0\0\0\0\0\x12\0\0\0\x01\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"
+            &bytes[SLOT_BYTES + 4..SLOT_BYTES + 37],
+            b"\x01\0\0\0\0\0\0\0\x15\0\0\0cid1\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"
         );
         let long = LogId {
             leader: vec![0; COMMITTED_BYTES_MAX],
@@ -183,5 +181,7 @@ mod tests {
         };
         assert!(file.save(&long).is_err());
         assert_eq!(read(&path).unwrap(), Some(id(3)));
+        // As it was before: term, node, index.
+        assert_eq!(decode(&[1; 24]), None);
     }
 }

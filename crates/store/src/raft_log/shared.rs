@@ -17,8 +17,8 @@ use super::record::{LogId, LogRecord, RECORD_BYTES_MAX, RecordView};
 use super::recovery::{FIRST_INDEX_MAX, Recovered, Segment, TornTail};
 use crate::error::StoreError;
 
-/// Called once, on the flusher thread, when the records are on disk or will never be. It must
-/// neither block nor panic.
+/// Called once, on the thread that brought the records to the disk, when they are there or will never
+/// be. It must neither block nor panic.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Most bytes that are read from the disk at a time (one record may be larger).
