@@ -210,7 +210,7 @@ impl Stream {
 // === reading and writing ===
 
 fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
-    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: tidings\r\n");
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }

@@ -19,7 +19,7 @@ impl Pipeline {
     pub fn open(address: SocketAddr) -> Result<Self> {
         let mut socket = connect(address)?;
         socket.write_all(
-            b"POST /v1/events HTTP/1.1\r\nHost: tidings\r\n\
+            b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n\
               Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n",
         )?;
         Ok(Self {

@@ -110,7 +110,7 @@ fn g9_truncated_requests_change_nothing() -> Result<()> {
     let before = agent.publish(&[job("before")])?;
     let body = r#"{"Events":[{"Topic":"Job","Type":"Changed","Payload":{"a":1}}]}"#;
     let whole = format!(
-        "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     for length in 0..whole.len() {
@@ -144,8 +144,8 @@ fn g9_bytes_that_are_no_http_are_harmless() -> Result<()> {
     let garbage: Vec<u8> = (0..65_536_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect();
-    let smuggled = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-    let huge_chunk = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nx";
+    let smuggled = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let huge_chunk = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nx";
     for bytes in [tls_hello, http2, &zeros, &garbage, smuggled, huge_chunk] {
         let mut socket = connect(agent.address())?;
         // It may hang up while we still send.
@@ -210,7 +210,7 @@ fn g9_oversized_input_is_refused_with_a_reason() -> Result<()> {
 
     let mut socket = connect(agent.address())?;
     let header = format!(
-        "GET /v1/status HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n",
+        "GET /v1/status HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n",
         "x".repeat(1 << 20)
     );
     let _ = socket.write_all(header.as_bytes());
@@ -359,7 +359,7 @@ fn g8_thousands_of_slow_connections_do_not_stand_in_the_way() -> Result<()> {
     for number in 0..connections {
         let mut socket = TcpStream::connect_timeout(&agent.address(), PATIENCE)
             .with_context(|| format!("connection {number} of {connections}"))?;
-        socket.write_all(b"POST /v1/events HTTP/1.1\r\nHost: slow\r\nX-")?;
+        socket.write_all(b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nX-")?;
         slow.push(socket);
     }
     println!(
@@ -416,7 +416,7 @@ fn g9_a_header_that_never_ends_is_cut_off() -> Result<()> {
         ..AgentOptions::default()
     })?;
     let mut socket = connect(agent.address())?;
-    socket.write_all(b"GET /v1/status HTTP/1.1\r\nHost: slow\r\nX-")?;
+    socket.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nX-")?;
     let started = Instant::now();
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer);
@@ -597,7 +597,8 @@ fn g9_a_pipeline_that_never_reads_its_answers_stops_itself() -> Result<()> {
 fn an_unknown_method_gets_an_answer() -> Result<()> {
     let agent = Agent::start()?;
     let mut socket = connect(agent.address())?;
-    socket.write_all(b"BREW /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    socket
+        .write_all(b"BREW /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let answer = Response::read(&mut std::io::BufReader::new(socket))?;
     assert_eq!(answer.status, 405, "{}", answer.text());
     Ok(())

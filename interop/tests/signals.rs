@@ -85,7 +85,7 @@ fn a_second_interrupt_ends_it_at_once() -> Result<()> {
     // A request that does not end, which a stop waits for.
     let mut unfinished = connect(agent.address())?;
     unfinished.write_all(
-        b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
     )?;
     // It is served behind this one's answer at the latest.
     agent.get_json("/v1/status")?;

@@ -276,7 +276,7 @@ impl Agent {
         let changed = token != self.token || surface(&self.config) != surface(&reloaded.config);
         let server = if changed {
             let api = wiring::api(&reloaded.config, token.as_ref());
-            match HttpServer::start(&self.replica, api, &self.listener) {
+            match server.start_next(&self.replica, api, &self.listener) {
                 Ok(new) => {
                     // The old one ends in the background.
                     tokio::spawn(server.stop());

@@ -3,7 +3,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tidings_api::{HttpConfig as ApiHttp, PublishConfig as ApiPublish, StreamConfig as ApiStream};
+use tidings_api::{
+    HttpConfig as ApiHttp, PublishConfig as ApiPublish, StateConfig, StreamConfig as ApiStream,
+};
 use tidings_event::Limits;
 use tidings_raft::{DiskLimits, QueueLimits};
 use tidings_timeline::{BrokerConfig as RingConfig, RetentionSettings, Settings};
@@ -72,6 +74,12 @@ pub struct HttpConfig {
     pub write_stall: Duration,
     /// How long requests and streams may go on after a stop was asked for.
     pub shutdown_grace: Duration,
+    /// The names by which the agent may be called without a token.
+    pub host_names: Vec<String>,
+    /// Bytes of a request's head.
+    pub header_bytes_max: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub http2_streams_max: u64,
 }
 
 /// `[stream]`.
@@ -83,6 +91,10 @@ pub struct StreamConfig {
     pub backlog_frames: u64,
     /// Time between heartbeats.
     pub heartbeat: Duration,
+    /// Streams open at a time.
+    pub streams_max: u64,
+    /// `topic=` parameters of one request.
+    pub topics_max: usize,
 }
 
 /// `[limits]`.
@@ -94,6 +106,14 @@ pub struct LimitsConfig {
     pub line_bytes: usize,
     /// A request's query string, in bytes.
     pub query_bytes: usize,
+    /// How long a body may pause.
+    pub body_pause: Duration,
+    /// How long a body, or a line of an ndjson request, may take.
+    pub body_timeout: Duration,
+    /// Bytes of all bodies that are not complete.
+    pub buffered_bytes: u64,
+    /// Bytes of a page of the state.
+    pub page_bytes: usize,
 }
 
 /// `[timeline]`.
@@ -116,6 +136,8 @@ pub struct TimelineConfig {
 pub struct BrokerConfig {
     /// Newest frames kept in memory, in bytes.
     pub ring_bytes: usize,
+    /// What followers together may hold of what was read from disk for them, in bytes.
+    pub held_bytes: usize,
 }
 
 /// `[store]`.
@@ -216,6 +238,9 @@ impl Default for HttpConfig {
             connections_max: http.connections_max,
             write_stall: http.write_stall,
             shutdown_grace: http.shutdown_grace,
+            host_names: http.host_names,
+            header_bytes_max: http.header_bytes_max,
+            http2_streams_max: u64::from(http.http2_streams_max),
         }
     }
 }
@@ -227,16 +252,23 @@ impl Default for StreamConfig {
             enabled: stream.enabled,
             backlog_frames: stream.backlog_frames,
             heartbeat: stream.heartbeat,
+            streams_max: stream.streams_max,
+            topics_max: stream.topics_max,
         }
     }
 }
 
 impl Default for LimitsConfig {
     fn default() -> LimitsConfig {
+        let publish = ApiPublish::default();
         LimitsConfig {
             event: Limits::default(),
-            line_bytes: ApiPublish::default().line_bytes,
+            line_bytes: publish.line_bytes,
             query_bytes: ApiHttp::default().query_bytes_max,
+            body_pause: publish.body_pause,
+            body_timeout: publish.body_timeout,
+            buffered_bytes: publish.buffered_bytes,
+            page_bytes: StateConfig::default().page_bytes_max,
         }
     }
 }
@@ -259,6 +291,7 @@ impl Default for BrokerConfig {
     fn default() -> BrokerConfig {
         BrokerConfig {
             ring_bytes: RingConfig::default().ring_bytes,
+            held_bytes: RingConfig::default().held_bytes,
         }
     }
 }

@@ -2,7 +2,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use tidings_api::{ApiConfig, ApiServer};
+use tidings_api::{ApiConfig, ApiServer, ApiShared};
 use tidings_raft::Replica;
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
@@ -68,6 +68,8 @@ pub(crate) struct HttpServer {
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
     grace: Duration,
+    /// What the next server goes on with.
+    shared: ApiShared,
 }
 
 impl HttpServer {
@@ -76,10 +78,29 @@ impl HttpServer {
         config: ApiConfig,
         listener: &TcpListener,
     ) -> io::Result<HttpServer> {
+        HttpServer::start_sharing(replica, config, listener, ApiShared::new())
+    }
+
+    /// Starts the server that takes over: it goes on counting where this one is.
+    pub(crate) fn start_next(
+        &self,
+        replica: &Replica,
+        config: ApiConfig,
+        listener: &TcpListener,
+    ) -> io::Result<HttpServer> {
+        HttpServer::start_sharing(replica, config, listener, self.shared.clone())
+    }
+
+    fn start_sharing(
+        replica: &Replica,
+        config: ApiConfig,
+        listener: &TcpListener,
+        shared: ApiShared,
+    ) -> io::Result<HttpServer> {
         let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
         let grace = config.http.shutdown_grace;
         let (stop, stopped) = oneshot::channel();
-        let server = ApiServer::new(replica.clone(), config);
+        let server = ApiServer::new_sharing(replica.clone(), config, &shared);
         let task = tokio::spawn(server.run(listener, async {
             // Dropping the sender stops it as well.
             let _ = stopped.await;
@@ -88,6 +109,7 @@ impl HttpServer {
             stop: Some(stop),
             task,
             grace,
+            shared,
         })
     }
 

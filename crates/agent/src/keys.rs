@@ -42,6 +42,7 @@ pub(crate) enum Field {
     DataDir(fn(&mut Config) -> &mut DataDir),
     FileOrOff(fn(&mut Config) -> &mut Option<PathBuf>),
     Address(fn(&mut Config) -> &mut SocketAddr),
+    HostNames(fn(&mut Config) -> &mut Vec<String>),
     /// The words, then setting and getting by place in them.
     Choice(
         &'static [&'static str],
@@ -206,6 +207,33 @@ pub(crate) static KEYS: &[Key] = &[
         field: Field::Time(|c| &mut c.http.shutdown_grace, Duration::ZERO, HOUR),
     },
     Key {
+        name: "http.host_names",
+        flag: None,
+        reload: true,
+        about: "Host names by which the agent is called where no token is asked for, with a space \
+                between them. Requests that name another host than these, `localhost` or an IP \
+                address are then refused (403): a web page can make its own name mean this machine.",
+        field: Field::HostNames(|c| &mut c.http.host_names),
+    },
+    Key {
+        name: "http.header_bytes_max",
+        flag: None,
+        reload: true,
+        about: "Head of a request, its query included; more is answered 431.",
+        field: Field::Size(Number::Here(|c| &mut c.http.header_bytes_max), 8 * KIB, MIB),
+    },
+    Key {
+        name: "http.http2_streams_max",
+        flag: None,
+        reload: true,
+        about: "Requests at a time on one HTTP/2 connection.",
+        field: Field::Count(
+            Number::Everywhere(|c| &mut c.http.http2_streams_max),
+            1,
+            10_000,
+        ),
+    },
+    Key {
         name: "stream.enabled",
         flag: None,
         reload: true,
@@ -235,6 +263,24 @@ pub(crate) static KEYS: &[Key] = &[
             Duration::from_millis(100),
             HOUR,
         ),
+    },
+    Key {
+        name: "stream.streams_max",
+        flag: None,
+        reload: true,
+        about: "Streams open at a time; more are answered 503.",
+        field: Field::Count(
+            Number::Everywhere(|c| &mut c.stream.streams_max),
+            1,
+            1_000_000,
+        ),
+    },
+    Key {
+        name: "stream.topics_max",
+        flag: None,
+        reload: true,
+        about: "`topic=` parameters of one request.",
+        field: Field::Count(Number::Here(|c| &mut c.stream.topics_max), 1, 100_000),
     },
     Key {
         name: "limits.event_bytes",
@@ -328,6 +374,41 @@ pub(crate) static KEYS: &[Key] = &[
         field: Field::Size(Number::Here(|c| &mut c.limits.query_bytes), 256, MIB),
     },
     Key {
+        name: "limits.body_pause",
+        flag: None,
+        reload: true,
+        about: "How long the body of a request may pause before it is answered 408. An ndjson request \
+                may pause between two lines for as long as it likes.",
+        field: Field::Time(|c| &mut c.limits.body_pause, SECOND, HOUR),
+    },
+    Key {
+        name: "limits.body_timeout",
+        flag: None,
+        reload: true,
+        about: "How long a body may take to arrive, and one line of an ndjson request from its \
+                first byte to its last; longer is answered 408.",
+        field: Field::Time(|c| &mut c.limits.body_timeout, SECOND, HOUR),
+    },
+    Key {
+        name: "limits.buffered_bytes",
+        flag: None,
+        reload: true,
+        about: "Bodies and lines that have begun to arrive, of all requests together; beyond it \
+                requests are answered 503 with `Retry-After`.",
+        field: Field::Size(
+            Number::Everywhere(|c| &mut c.limits.buffered_bytes),
+            MIB,
+            64 * GIB,
+        ),
+    },
+    Key {
+        name: "limits.page_bytes",
+        flag: None,
+        reload: true,
+        about: "One page of `/v1/state`; where more follow, a token says where they begin.",
+        field: Field::Size(Number::Here(|c| &mut c.limits.page_bytes), 64 * KIB, GIB),
+    },
+    Key {
         name: "timeline.dedupe_ids_max",
         flag: None,
         reload: true,
@@ -386,6 +467,14 @@ pub(crate) static KEYS: &[Key] = &[
         about: "Newest frames kept in memory, shared by all followers. A follower that falls further \
                 behind reads from disk until it has caught up.",
         field: Field::Size(Number::Here(|c| &mut c.broker.ring_bytes), MIB, 64 * GIB),
+    },
+    Key {
+        name: "broker.held_bytes",
+        flag: None,
+        reload: false,
+        about: "What followers that have fallen behind may hold of what was read from disk for them, \
+                all together. Beyond it less is read for each at a time.",
+        field: Field::Size(Number::Here(|c| &mut c.broker.held_bytes), MIB, 64 * GIB),
     },
     Key {
         name: "store.segment_bytes",
@@ -573,6 +662,7 @@ impl Field {
                 };
             }
             Field::Address(at) => *at(config) = address(raw)?,
+            Field::HostNames(at) => *at(config) = host_names(raw)?,
             Field::Choice(words, set, _) => {
                 let right = || format!("it must be {}", one_of(words));
                 let text = text(raw).ok_or_else(|| format!("is {}; {}", raw.shown(), right()))?;
@@ -607,6 +697,7 @@ impl Field {
                 or_off(at(config).as_ref().map(|path| path.display().to_string()))
             }
             Field::Address(at) => quoted(&at(config).to_string()),
+            Field::HostNames(at) => quoted(&at(config).join(" ")),
             Field::Choice(words, _, get) => quoted(words[get(config)]),
         }
     }
@@ -624,6 +715,7 @@ impl Field {
             Field::DataDir(at) => at(to).clone_from(at(&mut from)),
             Field::FileOrOff(at) => at(to).clone_from(at(&mut from)),
             Field::Address(at) => *at(to) = *at(&mut from),
+            Field::HostNames(at) => at(to).clone_from(at(&mut from)),
             Field::Choice(_, set, get) => set(to, get(&from)),
         }
     }
@@ -661,6 +753,7 @@ impl Field {
             Field::DataDir(_) => "directory".to_owned(),
             Field::FileOrOff(_) => "file, or `\"off\"`".to_owned(),
             Field::Address(_) => "IP address and port".to_owned(),
+            Field::HostNames(_) => "host names, separated by spaces; empty for none".to_owned(),
             Field::Choice(words, ..) => one_of(words).replace('"', "`"),
         }
     }
@@ -720,6 +813,27 @@ fn text(raw: &Raw) -> Option<&str> {
 
 fn off(raw: &Raw) -> bool {
     text(raw) == Some("off")
+}
+
+fn host_names(raw: &Raw) -> Result<Vec<String>, String> {
+    let right = "it must be host names with spaces between them, as \"tidings tidings.example\"";
+    let text = text(raw).ok_or_else(|| format!("is {}; {right}", raw.shown()))?;
+    let names = text.split([' ', ',']).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let is_name = name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+            if is_name {
+                Ok(name.to_ascii_lowercase())
+            } else {
+                Err(format!(
+                    "has {}, which is no host name; {right}, without a port",
+                    quoted(name)
+                ))
+            }
+        })
+        .collect()
 }
 
 fn switch(raw: &Raw) -> Result<bool, String> {
@@ -990,6 +1104,22 @@ mod tests {
             let complaint = key.set(&mut Config::default(), &raw).expect_err(name);
             assert_eq!(complaint, sentence);
         }
+    }
+
+    #[test]
+    fn host_names_are_words() {
+        let mut config = Config::default();
+        let key = key("http.host_names").expect("known");
+        let mut read = |text: &str| {
+            key.set(&mut config, &Raw::Word(text.to_owned()))
+                .map(|()| (config.http.host_names.clone(), key.show(&config)))
+        };
+        let (names, shown) = read("tidings,  Tidings.Example").expect("read");
+        assert_eq!(names, ["tidings", "tidings.example"]);
+        assert_eq!(shown, "\"tidings tidings.example\"");
+        assert_eq!(read("").expect("read").0, Vec::<String>::new());
+        let refused = read("tidings:7480").expect_err("a port");
+        assert!(refused.contains("without a port"), "{refused}");
     }
 
     #[test]

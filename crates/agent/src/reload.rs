@@ -80,6 +80,7 @@ mod tests {
                 "17",
                 "200",
                 "1KiB",
+                "9KiB",
                 "3MiB",
                 "1GiB",
                 "7s",

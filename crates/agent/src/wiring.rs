@@ -51,6 +51,7 @@ pub(crate) fn replica(config: &Config, data_dir: &Path, node_id: u64) -> Replica
         },
         broker: tidings_timeline::BrokerConfig {
             ring_bytes: config.broker.ring_bytes,
+            held_bytes: config.broker.held_bytes,
             ..tidings_timeline::BrokerConfig::default()
         },
         verify: match config.store.verify_on_start {
@@ -75,11 +76,20 @@ pub(crate) fn api(config: &Config, token: Option<&TokenText>) -> ApiConfig {
     api.http.write_stall = config.http.write_stall;
     api.http.shutdown_grace = config.http.shutdown_grace;
     api.http.query_bytes_max = config.limits.query_bytes;
+    api.http.host_names.clone_from(&config.http.host_names);
+    api.http.header_bytes_max = config.http.header_bytes_max;
+    api.http.http2_streams_max = u32::try_from(config.http.http2_streams_max).unwrap_or(u32::MAX);
     api.stream.enabled = config.stream.enabled;
     api.stream.backlog_frames = config.stream.backlog_frames;
     api.stream.heartbeat = config.stream.heartbeat;
+    api.stream.streams_max = config.stream.streams_max;
+    api.stream.topics_max = config.stream.topics_max;
     api.publish.line_bytes = config.limits.line_bytes;
     api.publish.body_bytes = config.limits.line_bytes;
+    api.publish.body_pause = config.limits.body_pause;
+    api.publish.body_timeout = config.limits.body_timeout;
+    api.publish.buffered_bytes = config.limits.buffered_bytes;
+    api.state.page_bytes_max = config.limits.page_bytes;
     api
 }
 

@@ -95,7 +95,7 @@ async fn ask(http: SocketAddr, head: &str, token: Option<&str>, body: &str) -> (
 async fn follow(http: SocketAddr, text: &str) -> TcpStream {
     let mut socket = TcpStream::connect(http).await.expect("connects");
     socket
-        .write_all(b"GET /v1/event/stream?from=beginning HTTP/1.1\r\nHost: x\r\n\r\n")
+        .write_all(b"GET /v1/event/stream?from=beginning HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await
         .expect("writes");
     let mut seen = String::new();
