@@ -17,10 +17,12 @@
 //! same answer. Until the first line there is no cursor, and a new connection asks as the first one did.
 //!
 //! An index means something in its own **timeline** only. The agent says which one it keeps in the
-//! head of each answer; when it is another than before (its data was thrown away, or another cluster
+//! head of each stream; when it is another than before (its data was thrown away, or another cluster
 //! answers), waiting for the cursor + 1 of a timeline that is gone would be silence for as long as
 //! the new one is shorter, and a hole in it afterwards. The reader is told of the reset, and the
-//! stream begins at the beginning of the new one.
+//! stream begins at the beginning of the new one. An index beyond the newest is refused without
+//! saying of which timeline: a stream from now on is opened to see. When it is the same one, the
+//! server is behind, and is given time.
 //!
 //! A **snapshot** has no place to go on from until its end: what was deleted between two halves of
 //! it would never be told. When the connection breaks before the end, it begins again, and the
@@ -45,6 +47,9 @@ use crate::stream_request::{From, StreamRequest};
 
 /// Bytes of a line that is no frame which are told in the error.
 const GIST_BYTES: usize = 80;
+
+/// The agent's code for an index that its timeline has not come to.
+const INDEX_AHEAD: &str = "index_ahead";
 
 /// Names the timeline that an answer is about.
 const TIMELINE_HEADER: &str = "x-tidings-timeline";
@@ -110,6 +115,8 @@ pub struct EventStream {
     pending: VecDeque<StreamEvent>,
     /// The index that was refused as gone; the next line says where the stream goes on instead.
     gone: Option<Index>,
+    /// How the index was refused as ahead of the timeline; the next connection shows of which one.
+    ahead: Option<ClientError>,
     /// The timeline that the place belongs to, once an agent has named it.
     timeline: Option<String>,
     /// A loss was told, and that the connection is back was not.
@@ -160,6 +167,7 @@ impl Client {
             connection: Connection::Connecting,
             pending: VecDeque::new(),
             gone: None,
+            ahead: None,
             lost: false,
         }
     }
@@ -268,6 +276,8 @@ impl EventStream {
     fn start(&self) -> From {
         match self.place {
             Place::Snapshot { .. } => From::Snapshot,
+            // Only to see which timeline it is.
+            _ if self.ahead.is_some() => From::Now,
             // Behind the gap.
             _ if self.gone.is_some() => From::Beginning,
             Place::Cursor(cursor) => From::Index(cursor.next()),
@@ -294,13 +304,15 @@ impl EventStream {
     /// was asked for belongs to: then the reader is told, and the next connection begins anew.
     fn opened(&mut self, reading: Reading) -> Option<Result<StreamEvent, ClientError>> {
         let named = timeline_of(reading.response.headers());
+        let ahead = self.ahead.take();
         let asked_by_index = self.gone.is_some() || matches!(self.start(), From::Index(_));
         self.connection = Connection::Reading(Box::new(reading));
         // An agent that names none is taken at its indexes, as Nomad is.
-        let timeline = named?;
+        let timeline = named.or_else(|| self.timeline.clone())?;
         let previous = self.timeline.replace(timeline.clone())?;
         if previous == timeline || !asked_by_index {
-            return None;
+            // The same one: what was refused has not happened there yet.
+            return ahead.map(|error| Ok(self.wait_out(error)));
         }
         tracing::warn!(previous, timeline, "the agent keeps another timeline now");
         if self.request.strict {
@@ -337,10 +349,20 @@ impl EventStream {
             self.connection = Connection::Connecting;
             return None;
         }
+        if error.code() == Some(INDEX_AHEAD) && self.timeline.is_some() && self.ahead.is_none() {
+            self.ahead = Some(error);
+            self.connection = Connection::Connecting;
+            return None;
+        }
         if !error.is_transient() {
             self.connection = Connection::Over;
             return Some(Err(error));
         }
+        Some(Ok(self.wait_out(error)))
+    }
+
+    /// Comes back later, and tells the reader.
+    fn wait_out(&mut self, error: ClientError) -> StreamEvent {
         if self.place == (Place::Snapshot { begun: true }) {
             self.place = Place::Snapshot { begun: false };
             self.pending.push_back(StreamEvent::SnapshotRestart);
@@ -350,7 +372,7 @@ impl EventStream {
         self.connection = Connection::Waiting {
             until: Instant::now() + delay,
         };
-        Some(Ok(StreamEvent::Reconnecting { error, delay }))
+        StreamEvent::Reconnecting { error, delay }
     }
 
     /// Takes a line of a connection that was opened then, and gives what the reader is told of it.

@@ -547,3 +547,68 @@ async fn an_agent_that_answers_and_breaks_is_left_in_peace() {
     assert!(delays[0] <= Duration::from_millis(5), "{delays:?}");
     assert!(delays[3] >= Duration::from_millis(10), "{delays:?}");
 }
+
+/// A refusal of an index that the timeline has not come to.
+fn ahead() -> Scene {
+    let body = r#"{"Error":{"Code":"index_ahead","Message":"the newest is 1","Newest":1}}"#;
+    scripted::answers(json("409 Conflict", "", body))
+}
+
+#[tokio::test]
+async fn a_reset_is_seen_when_the_index_is_refused_as_ahead() {
+    let agent = ScriptedAgent::start(vec![
+        sends_of("OLD", vec![frame(42)]),
+        ahead(),
+        sends_of("NEW", vec![]),
+        sends_of("NEW", vec![frame(1)]),
+    ])
+    .await;
+    let mut stream = agent.client.stream(from(From::Backlog));
+    assert_eq!(
+        told(&mut stream, 2).await,
+        [
+            "frame 42",
+            "reconnecting",
+            "reset OLD NEW",
+            "connected",
+            "frame 1"
+        ]
+    );
+    let requests = agent.requests();
+    assert!(requests[1].ends_with("index=43"), "{requests:?}");
+    assert!(requests[2].ends_with("from=now"), "{requests:?}");
+    assert!(requests[3].ends_with("from=beginning"), "{requests:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_behind_is_given_time() {
+    let agent = ScriptedAgent::start(vec![
+        sends_of("SAME", vec![frame(42)]),
+        ahead(),
+        // What comes here is looked at by nobody: it would leave out what lies between.
+        sends_of("SAME", vec![frame(50)]),
+        sends_of("SAME", vec![frame(43)]),
+    ])
+    .await;
+    let mut stream = agent.client.stream(from(From::Backlog));
+    assert_eq!(
+        told(&mut stream, 2).await,
+        [
+            "frame 42",
+            "reconnecting",
+            "reconnecting",
+            "connected",
+            "frame 43"
+        ]
+    );
+    assert!(agent.requests()[3].ends_with("index=43"));
+}
+
+#[tokio::test]
+async fn an_index_ahead_of_a_timeline_that_nobody_named_is_refused() {
+    let agent = ScriptedAgent::start(vec![ahead()]).await;
+    let mut stream = agent.client.stream(from(From::Index(Index(43))));
+    let error = soon(stream.next()).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some("index_ahead"));
+    assert!(soon(stream.next()).await.is_none());
+}

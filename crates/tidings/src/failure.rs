@@ -116,6 +116,10 @@ pub fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
             "overloaded" | "no_leader" | "stopping" => {
                 Some("try again in a moment; `tidings status` shows how the agent is".to_owned())
             }
+            "index_ahead" => Some(
+                "was the agent's data thrown away? begin with --from beginning, or with the state: --from snapshot"
+                    .to_owned(),
+            ),
             "http_404" => Some(NO_AGENT.to_owned()),
             _ => None,
         },

@@ -394,3 +394,26 @@ fn a_reader_that_has_enough_ends_the_stream_quietly() {
     assert!(status.success(), "{}", told(&output));
     assert!(output.stderr.is_empty(), "{}", told(&output));
 }
+
+#[test]
+fn a_stream_says_that_the_timeline_was_reset() {
+    let data = tempfile::tempdir().unwrap();
+    let agent = Agent::start(data.path());
+    for key in ["one", "two"] {
+        agent.ok(&["publish", "T", "t", "--key", key]);
+    }
+    let follow = ["stream", "--from", "beginning", "--output", "json"];
+    let mut follower = agent.follow(&follow);
+    follower.take(2);
+    // Another directory, the same address: as after somebody threw the data away.
+    let other = tempfile::tempdir().unwrap();
+    let agent = agent.crash_and_restart_on(other.path());
+    agent.ok(&["publish", "T", "t", "--key", "three"]);
+    let frames = indexes_and_keys(&follower.take(1));
+    assert_eq!(frames[0].1, "three");
+    follower.signal(Signal::INT);
+    assert!(wait(&mut follower.child).success());
+    let said = follower.said();
+    assert!(said.contains("warning: the timeline was reset"), "{said}");
+    assert!(said.contains("note: connected"), "{said}");
+}
