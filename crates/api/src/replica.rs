@@ -3,13 +3,13 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tidings_event::Index;
 use tidings_raft::{ProposeError, Replica, Role};
-use tidings_timeline::{Broker, CommandGroup, StateView};
+use tidings_timeline::{Broker, Commands, StateView};
 use tokio::sync::watch;
 
 use crate::timeline::{ProposeFailure, Submitted, Timeline, TimelineStatus};
 
 impl Timeline for Replica {
-    fn submit(&self, group: CommandGroup) -> BoxFuture<'static, Result<Submitted, ProposeFailure>> {
+    fn submit(&self, group: Commands) -> BoxFuture<'static, Result<Submitted, ProposeFailure>> {
         let replica = self.clone();
         Box::pin(async move {
             let submitted = replica.submit(group).await.map_err(failure)?;

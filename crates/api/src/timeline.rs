@@ -4,7 +4,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tidings_event::Index;
-use tidings_timeline::{Broker, CommandGroup, Outcome, StateView};
+use tidings_timeline::{Broker, Commands, Outcome, StateView};
 use tokio::sync::watch;
 
 /// Commands on their way: done when they are durable and applied, with one outcome for each. It goes
@@ -16,7 +16,7 @@ pub type Submitted = BoxFuture<'static, Result<Vec<Outcome>, ProposeFailure>>;
 pub trait Timeline: Send + Sync + 'static {
     /// Proposes commands. What is handed out has its place in the order: it comes after everything
     /// that was handed out before. This may wait for room for a while.
-    fn submit(&self, group: CommandGroup) -> BoxFuture<'static, Result<Submitted, ProposeFailure>>;
+    fn submit(&self, group: Commands) -> BoxFuture<'static, Result<Submitted, ProposeFailure>>;
 
     /// The state as of now; later changes do not touch it.
     fn state(&self) -> Arc<StateView>;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tidings_event::Index;
 use tidings_store::DataDir;
 use tidings_timeline::{
-    Broker, CommandGroup, HistoryReader, Outcome, Settings, StateView, TimelineId,
+    Broker, CommandGroup, Commands, HistoryReader, Outcome, Settings, StateView, TimelineId,
 };
 use tokio::{
     runtime::Handle,
@@ -208,7 +208,7 @@ impl Replica {
 
     /// As [`Replica::propose`], below the free reserve as well.
     async fn propose_always(&self, group: CommandGroup) -> Result<Vec<Outcome>, ProposeError> {
-        self.enqueue(group, true).await?.await
+        self.enqueue(group.into(), true).await?.await
     }
 
     /// Records the commands of a group: they are durable and applied when this returns, in the
@@ -230,13 +230,13 @@ impl Replica {
     /// # Errors
     ///
     /// Those that say that there is no place for the group; nothing was recorded then.
-    pub async fn submit(&self, group: CommandGroup) -> Result<Submitted, ProposeError> {
-        self.enqueue(group, false).await
+    pub async fn submit(&self, group: impl Into<Commands>) -> Result<Submitted, ProposeError> {
+        self.enqueue(group.into(), false).await
     }
 
     async fn enqueue(
         &self,
-        group: CommandGroup,
+        group: Commands,
         takes_reserve: bool,
     ) -> Result<Submitted, ProposeError> {
         let (answer, answered) = oneshot::channel();

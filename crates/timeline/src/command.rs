@@ -48,6 +48,13 @@ pub struct CommandGroup {
     count: usize,
 }
 
+/// A group that is complete: clones share its bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Commands {
+    bytes: Bytes,
+    count: usize,
+}
+
 /// Which entry is changed, and under what condition.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryChange<'a> {
@@ -86,9 +93,22 @@ impl CommandGroup {
         self.bytes.len()
     }
 
+    /// Makes room for so many bytes in all.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes.saturating_sub(self.bytes.len()));
+    }
+
     /// The encoded commands.
     pub fn into_bytes(self) -> Bytes {
         self.bytes.into()
+    }
+
+    /// Nothing more is added.
+    pub fn complete(self) -> Commands {
+        Commands {
+            bytes: self.bytes.into(),
+            count: self.count,
+        }
     }
 
     /// Adds a transaction: its events will be one frame.
@@ -246,6 +266,34 @@ fn check_ids(events: &[NewEvent<'_>]) -> Result<(), EventError> {
             id: pair[0].to_owned(),
         }),
         None => Ok(()),
+    }
+}
+
+impl Commands {
+    /// How many commands there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many bytes they take.
+    pub fn bytes_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The encoded commands.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
+impl From<CommandGroup> for Commands {
+    fn from(group: CommandGroup) -> Commands {
+        group.complete()
     }
 }
 

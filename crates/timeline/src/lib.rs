@@ -30,7 +30,7 @@ mod timeline_id;
 
 pub use batch::{Batch, BatchError};
 pub use broker::{Broker, BrokerConfig, BrokerStats, Slice, Subscription, SubscriptionEnd};
-pub use command::{CommandGroup, EntryChange};
+pub use command::{CommandGroup, Commands, EntryChange};
 pub use frame_batch::{FrameBatch, Routes};
 pub use history_reader::{HistoryError, HistoryRead, HistoryReader};
 pub use outcome::{Outcome, Refusal};

@@ -157,7 +157,7 @@ pub(crate) async fn read_body(app: &App, body: Body, limit: usize) -> Result<Rec
 /// Proposes a group and waits for its outcomes.
 pub(crate) async fn propose(app: &App, group: CommandGroup) -> Result<Vec<Outcome>, ApiError> {
     let began = Instant::now();
-    let outcomes = match app.timeline.submit(group).await {
+    let outcomes = match app.timeline.submit(group.complete()).await {
         Ok(submitted) => submitted.await,
         Err(failure) => Err(failure),
     };

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use tidings_event::NewEvent;
-use tidings_timeline::{CommandGroup, Outcome, Stamper};
+use tidings_timeline::{CommandGroup, Commands, Outcome, Stamper};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::answer::Published;
@@ -69,6 +69,8 @@ struct Answers {
     stamper: Stamper,
     /// What is being gathered.
     group: CommandGroup,
+    /// How many bytes the group before had: the next one will have about as many.
+    group_bytes: usize,
     slots: Vec<Slot>,
     submitting: Option<Submitting>,
     waiting: VecDeque<Waiting>,
@@ -89,7 +91,7 @@ enum Slot {
 struct Submitting {
     future: BoxFuture<'static, Result<Submitted, ProposeFailure>>,
     /// Kept to be submitted again when there was no room.
-    group: CommandGroup,
+    group: Commands,
     slots: Vec<Slot>,
     since: Instant,
     retry: Option<Pin<Box<Sleep>>>,
@@ -113,6 +115,7 @@ impl Answers {
             line_timer: None,
             stamper: app.stamper(),
             group: CommandGroup::new(),
+            group_bytes: 0,
             slots: Vec::new(),
             submitting: None,
             waiting: VecDeque::new(),
@@ -246,6 +249,9 @@ impl Answers {
         if line.trim_ascii().is_empty() {
             return;
         }
+        if self.group.is_empty() {
+            self.group.reserve(self.group_bytes);
+        }
         let limits = &self.app.config.limits;
         let taken = NewEvent::parse_line(line, limits)
             .and_then(|events| self.group.publish(&events, &mut self.stamper, limits));
@@ -294,7 +300,8 @@ impl Answers {
             });
             return;
         }
-        let group = std::mem::take(&mut self.group);
+        self.group_bytes = self.group.bytes_len();
+        let group = std::mem::take(&mut self.group).complete();
         let future = self.app.timeline.submit(group.clone());
         self.submitting = Some(Submitting {
             future,

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tidings_api::{ProposeFailure, Submitted, Timeline, TimelineStatus};
 use tidings_event::{DigestFilter, Index, Limits, NewEvent, Timestamp};
 use tidings_timeline::{
-    Batch, Broker, BrokerConfig, CommandGroup, FrameBatch, HistoryError, HistoryRead,
+    Batch, Broker, BrokerConfig, CommandGroup, Commands, FrameBatch, HistoryError, HistoryRead,
     HistoryReader, Outcome, Settings, Stamper, StateMachine, StateView,
 };
 use tokio::sync::{Semaphore, watch};
@@ -204,13 +204,13 @@ impl MemoryTimeline {
         self.apply(group);
     }
 
-    fn apply(&self, group: CommandGroup) -> Vec<Outcome> {
+    fn apply(&self, group: impl Into<Commands>) -> Vec<Outcome> {
         let inner = &self.inner;
         let mut machine = inner.machine.lock().unwrap();
         let time = Timestamp::from_unix_micros(1_700_000_000_000_000);
         let batch = Batch {
             time,
-            groups: vec![group.into_bytes()],
+            groups: vec![group.into().into_bytes()],
         };
         let applied = machine.0.apply(&batch).unwrap();
         machine.1 = machine.0.view();
@@ -229,7 +229,7 @@ impl MemoryTimeline {
 }
 
 impl Timeline for MemoryTimeline {
-    fn submit(&self, group: CommandGroup) -> BoxFuture<'static, Result<Submitted, ProposeFailure>> {
+    fn submit(&self, group: Commands) -> BoxFuture<'static, Result<Submitted, ProposeFailure>> {
         let this = self.clone();
         Box::pin(async move {
             let failing = *this.inner.failing.lock().unwrap();
