@@ -68,11 +68,14 @@ pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let logging = Logging::install(&loaded.config.log).context("cannot set up the log")?;
     loaded.log_warnings();
 
-    // A worker a core: requests and streams are short steps that wait for sockets. What waits for
-    // disks (the log's flusher, reading old history) has threads of its own. The scheduler's own
-    // intervals stay as they are: a task looks for I/O every 61 steps, and what takes longer in
-    // one step yields by itself.
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    // Requests and streams are short steps that wait for sockets. One core is left to what waits for
+    // disks (the log's flusher, reading old history) and has threads of its own, and to the kernel's
+    // work for sockets. With two cores that leaves one worker: an event then goes from its
+    // connection through the engine to its readers without a change of threads, each of which costs
+    // a third of a sync. The scheduler's own intervals stay as they are: a task looks for I/O every
+    // 61 steps, and what takes longer in one step yields by itself.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = cores.saturating_sub(1).max(1);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .thread_name("tidings")
