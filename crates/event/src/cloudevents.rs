@@ -2,7 +2,7 @@
 //!
 //! | event      | CloudEvent |
 //! | ---------- | ---------- |
-//! | Id         | `id`; for an event of another origin, `source#id`, which that format says is unique |
+//! | Id         | `id`; for an event of another origin, `source#id`, which that format says is unique, or a hash of it when it is longer than 128 bytes |
 //! | Node, Source | `source` = `tidings://NODE/SOURCE`, and the attributes `node`, `origin` |
 //! | Topic, Type | `type` = `TOPIC.TYPE`, and the attributes `topic`, `eventtype` |
 //! | Key        | `subject` |
@@ -22,6 +22,7 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::frame_view::EventView;
 use crate::json_text::push_json_string;
@@ -33,6 +34,8 @@ use crate::{DEFAULT_NAMESPACE, EventError, Limits, NewEvent};
 const OWN_SOURCE: &str = "tidings://";
 /// The topic of CloudEvents that name none.
 const DEFAULT_TOPIC: &str = "CloudEvent";
+/// The default limit of an Id: longer ones are hashed.
+const ID_BYTES_MAX: usize = 128;
 /// Attributes of one CloudEvent, its own extensions included. The specification asks for few.
 const ATTRIBUTES_MAX: usize = 256;
 
@@ -222,20 +225,35 @@ fn event_of(mut attributes: Attributes<'_>) -> Result<NewEvent<'_>, EventError> 
             detail: format!("time: {source}"),
         },
     )?;
-    let topic = text("topic")?.unwrap_or_else(|| DEFAULT_TOPIC.to_owned());
-    let event_type = text("eventtype")?.unwrap_or(r#type);
-    let namespace = text("namespace")?;
-    let node = text("node")?;
-    let origin = text("origin")?;
-    let filter_keys = text("filterkeys")?
+    // What others call so and mean otherwise stays among their attributes.
+    let mut ours = |name: &'static str| -> Option<String> {
+        let value: Option<String> = serde_json::from_str(attributes.get(name)?.get()).ok()?;
+        attributes.remove(name);
+        value
+    };
+    let topic = ours("topic").unwrap_or_else(|| DEFAULT_TOPIC.to_owned());
+    let event_type = ours("eventtype").unwrap_or(r#type);
+    let namespace = ours("namespace");
+    let node = ours("node");
+    let origin = ours("origin");
+    let filter_keys = ours("filterkeys")
         .map(|keys| serde_json::from_str::<Vec<String>>(&keys))
         .transpose()
         .map_err(|_| EventError::Malformed {
             what: "CloudEvent",
             detail: "filterkeys is not a JSON list of strings, written as text".into(),
         })?;
-    text("index")?;
-    text("datacontenttype")?;
+    if own {
+        // It is given anew.
+        attributes.remove("index");
+    }
+    // A payload is JSON, so that this need not be said; anything else is kept.
+    if attributes
+        .get("datacontenttype")
+        .is_some_and(|kind| is_json(kind))
+    {
+        attributes.remove("datacontenttype");
+    }
     let payload = payload_of(attributes)?;
     // Our own events leave out an empty namespace; others belong to the default one.
     let namespace = namespace.unwrap_or_else(|| {
@@ -251,7 +269,7 @@ fn event_of(mut attributes: Attributes<'_>) -> Result<NewEvent<'_>, EventError> 
         key: key.into(),
         namespace: namespace.into(),
         filter_keys: filter_keys.map(|keys| keys.into_iter().map(Cow::Owned).collect()),
-        id: Some(if own { id } else { format!("{source}#{id}") }.into()),
+        id: Some(if own { id } else { id_of(&source, &id) }.into()),
         time,
         node: node.or_else(|| own.then(String::new)).map(Cow::Owned),
         source: Some(
@@ -261,6 +279,25 @@ fn event_of(mut attributes: Attributes<'_>) -> Result<NewEvent<'_>, EventError> 
         ),
         payload,
     })
+}
+
+/// The Id of an event of another origin: the same for the same `source` and `id`, and never longer
+/// than an Id may be.
+fn id_of(source: &str, id: &str) -> String {
+    let plain = format!("{source}#{id}");
+    if plain.len() <= ID_BYTES_MAX {
+        return plain;
+    }
+    format!("cloudevent-{:032x}", xxh3_128(plain.as_bytes()))
+}
+
+fn is_json(kind: &RawValue) -> bool {
+    let Ok(kind) = serde_json::from_str::<Option<Cow<'_, str>>>(kind.get()) else {
+        return false;
+    };
+    let Some(kind) = kind else { return true };
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json")
 }
 
 /// `data` where it is an object and nothing else is left; otherwise an object around what is left.

@@ -589,8 +589,32 @@ fn foreign_cloudevents_find_their_place() {
     let payload: Value = serde_json::from_str(event.payload.get()).unwrap();
     assert_eq!(
         payload,
-        json!({"data": "<much/>", "attributes": {"comexampleextension1": "value"}})
+        json!({"data": "<much/>", "attributes": {"comexampleextension1": "value", "datacontenttype": "text/xml"}})
     );
+    // Attributes that are called as ours and are something else.
+    let json = br#"{"specversion":"1.0","id":"1","source":"s","type":"t","index":3,"node":{"a":1},"topic":7,"datacontenttype":"application/json; charset=utf-8","data":{}}"#;
+    let event = from_cloudevent(json).unwrap();
+    event.check(&Limits::default()).unwrap();
+    assert_eq!(event.topic, "CloudEvent");
+    let payload: Value = serde_json::from_str(event.payload.get()).unwrap();
+    assert_eq!(
+        payload,
+        json!({"data": {}, "attributes": {"index": 3, "node": {"a": 1}, "topic": 7}})
+    );
+    let plain = br#"{"specversion":"1.0","id":"1","source":"s","type":"t","datacontenttype":"application/json","data":{"n":1}}"#;
+    assert_eq!(from_cloudevent(plain).unwrap().payload.get(), r#"{"n":1}"#);
+    // A long id is the same hash each time, and another for another id.
+    let id_of = |id: &str| {
+        let json = json!({"specversion": "1.0", "id": id, "source": "s", "type": "t"}).to_string();
+        let event = from_cloudevent(json.as_bytes()).unwrap();
+        event.check(&Limits::default()).unwrap();
+        event.id.unwrap().into_owned()
+    };
+    let (one, other) = ("x".repeat(126), "x".repeat(127));
+    assert_eq!(id_of(&one), format!("s#{one}"));
+    assert!(id_of(&other).starts_with("cloudevent-"));
+    assert_eq!(id_of(&other), id_of(&other));
+    assert_ne!(id_of(&other), id_of(&"y".repeat(127)));
 
     for (json, code) in [
         (
