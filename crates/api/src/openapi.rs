@@ -71,11 +71,13 @@ fn event_stream() -> Value {
     json!({
         "operationId": "followEvents",
         "summary": "Follow events as lines, or as Server-Sent Events.",
-        "description": "Compatible with Nomad's endpoint of the same path. The first line, and one every 30 s, is {}. Each line is one frame. The stream ends when the server stops; resume with index = the last index + 1, or let EventSource do so. Errors are plain text, as Nomad's, except 410.",
+        "description": "Compatible with Nomad's endpoint of the same path. The first line, and one every 30 s, is {}. Each line is one frame. The stream ends when the server stops; resume with index = the last index + 1, or let EventSource do so. Errors are plain text, as Nomad's, except 409 and 410.",
         "parameters": parameters,
         "responses": {
             "200": {
                 "description": "The stream. It begins at once and goes on until one side ends it.",
+                "headers": { "X-Tidings-Timeline": { "description": "Which timeline this is. A reader that resumes and finds another one begins anew.",
+                    "schema": { "type": "string" } } },
                 "content": {
                     "application/json": { "schema": reference("Frame") },
                     "text/event-stream": { "schema": { "type": "string",
@@ -84,10 +86,13 @@ fn event_stream() -> Value {
                 },
             },
             "400": text("A parameter is wrong, such as: Unable to parse index: …; Invalid index; Invalid topic query: …"),
-            "403": text("Permission denied"),
+            "403": text("Permission denied; without a token also: the request's Host is none of this server's"),
             "405": text("Invalid method"),
+            "409": error("index_ahead: index is beyond the next one and strict=true; Error.Newest says how far the timeline is."),
             "410": error("index is older than what is retained and strict=true; Error.Oldest says where it begins."),
+            "414": text("The query is too long."),
             "500": text("EventBroker not configured, or No path to region"),
+            "503": text("Too many streams are open."),
         },
     })
 }
@@ -108,11 +113,16 @@ fn events_websocket() -> Value {
                 "410",
                 "index is older than what is retained and strict=true.",
             ),
+            (
+                "409",
+                "index is beyond the next one and strict=true (index_ahead).",
+            ),
             ("426", "The request is no WebSocket upgrade over HTTP/1.1."),
             (
                 "500",
                 "The stream is disabled, or there is no path to the region.",
             ),
+            ("503", "Too many streams are open; see Retry-After."),
         ],
     );
     guarded(operation)
@@ -132,7 +142,7 @@ fn stream_parameters(formats: &str) -> Vec<Value> {
         ),
         query(
             "index",
-            "The first frame, inclusive; absent or 0: the newest 100 frames, then what comes. Older than what is retained: the oldest (but see strict). Beyond the newest: it is waited for.",
+            "The first frame, inclusive; absent or 0: the newest 100 frames, then what comes. Older than what is retained: the oldest (but see strict). The next one is waited for; beyond it the stream begins with the newest (but see strict).",
             json!({ "type": "integer", "minimum": 0, "maximum": 9_223_372_036_854_775_807_u64 }),
         ),
         query(
@@ -147,7 +157,7 @@ fn stream_parameters(formats: &str) -> Vec<Value> {
         ),
         query(
             "filter",
-            "A CEL expression over Topic, Type, Key, Namespace, FilterKeys, Index, Id, Time, Node, Source and Payload; at most 2 KiB.",
+            "A CEL expression over Topic, Type, Key, Namespace, FilterKeys, Index, Id, Time, Node, Source and Payload; at most 2 KiB. One loop deep, patterns as literals: what could cost more than reading its event is refused.",
             json!({ "type": "string", "maxLength": 2048 }),
         ),
         query(
@@ -157,7 +167,7 @@ fn stream_parameters(formats: &str) -> Vec<Value> {
         ),
         query(
             "strict",
-            "Answer 410, or end the stream, rather than leave out frames that are no longer retained.",
+            "Answer 410, or end the stream, rather than leave out frames that are no longer retained; answer 409 to an index beyond the next one.",
             json!({ "type": "boolean", "default": false }),
         ),
         query("format", formats, json!({ "type": "string" })),
@@ -198,7 +208,7 @@ fn publish() -> Value {
         &[
             (
                 "400",
-                "The body is not what it says, or an event breaks a rule.",
+                "The body is not what it says, an event breaks a rule, or only some events bear an Id (some_ids).",
             ),
             ("408", "The body stopped coming."),
             (
@@ -425,6 +435,7 @@ fn with_index_headers(mut response: Value) -> Value {
         "X-Nomad-KnownLeader": { "schema": { "type": "boolean" } },
         "X-Nomad-NextToken": { "description": "Set when there is a next page.", "schema": { "type": "string" } },
         "X-Tidings-Index": { "description": "The newest frame that the answer includes.", "schema": { "type": "integer" } },
+        "X-Tidings-Timeline": { "description": "Which timeline this is; absent until it is founded.", "schema": { "type": "string" } },
     });
     response
 }
@@ -520,6 +531,7 @@ fn schemas() -> Value {
                     "Oldest": { "type": "integer", "description": "index_gone: the oldest frame." },
                     "ModifyIndex": { "type": "integer", "description": "cas_mismatch: what it is." },
                     "Index": { "type": "integer", "description": "partly_duplicate: where the known event is." },
+                    "Newest": { "type": "integer", "description": "index_ahead: the newest frame." },
                 } } } },
         "Status": { "type": "object",
             "required": ["Version", "Node", "Role", "Ready", "Timeline", "Log", "Storage", "Http", "Settings"],
