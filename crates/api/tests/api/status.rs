@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::support::Server;
+use crate::support::{Server, metric};
 
 #[tokio::test]
 async fn the_status_tells_how_things_are() {
@@ -21,6 +21,20 @@ async fn the_status_tells_how_things_are() {
     assert_eq!(status["Http"]["Connections"], 2);
     assert!(status["Settings"]["segment_bytes"].is_number());
     assert!(status["Version"].is_string());
+}
+
+#[tokio::test]
+async fn snapshots_count_among_the_bytes_of_streams() {
+    let server = Server::start().await;
+    for key in ["a", "b"] {
+        let target = format!("/v1/state/Volume/{key}");
+        server.request("PUT", &target, &[], b"{}").await;
+    }
+    let before = metric(&server, "tidings_stream_bytes_total").await;
+    let mut wire = server.follow("/v1/event/stream?from=snapshot", &[]).await;
+    let frames = wire.frames(3).await;
+    assert_eq!(frames[2]["Marker"], "SnapshotEnd");
+    assert!(metric(&server, "tidings_stream_bytes_total").await > before + 200);
 }
 
 #[tokio::test]

@@ -158,6 +158,35 @@ async fn requests_that_cannot_be_followed_are_answered_in_json() {
 }
 
 #[tokio::test]
+async fn the_handshake_names_the_timeline() {
+    let server = Server::start().await;
+    server.timeline.found(7);
+    let (_socket, response) = connect_async(format!("ws://{}/v1/events", server.addr))
+        .await
+        .unwrap();
+    assert_eq!(
+        response.headers()["x-tidings-timeline"],
+        "00000000000000000000000007"
+    );
+    let refused = server.get("/v1/events").await;
+    assert_eq!(refused.status, 426);
+    assert_eq!(refused.header("upgrade"), Some("websocket"));
+}
+
+/// A heartbeat that is due says how far the stream is, frames that wait come before it.
+#[tokio::test]
+async fn progress_is_not_told_before_what_is_there_was_looked_at() {
+    let server = Server::with(|config| config.stream.heartbeat = Duration::from_millis(40)).await;
+    let mut socket = connect(&server, "?from=now&topic=None&progress=true").await;
+    assert_eq!(texts(&mut socket, 1).await[0]["Index"], 0);
+    server.timeline.publish_many("Job", 5);
+    // One may have been sent before that; whichever is next, it was looked at by then.
+    let beats = texts(&mut socket, 2).await;
+    assert!(beats[0]["Index"] == 0 || beats[0]["Index"] == 5);
+    assert_eq!(beats[1]["Index"], 5);
+}
+
+#[tokio::test]
 async fn pages_of_other_sites_are_refused() {
     let server = Server::start().await;
     for (origin, allowed) in [
