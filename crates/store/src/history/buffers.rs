@@ -10,11 +10,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 /// Sizes of buffers that are kept. What is read is at least a quarter of its buffer, so that a
-/// slow reader does not hold on to much more than it reads.
-const CLASS_BYTES: [usize; 3] = [64 * 1024, 256 * 1024, 1024 * 1024];
+/// slow reader does not hold on to much more than it reads. A follower's ordinary read, and the line
+/// by which it may be longer, fit into half a MiB.
+const CLASS_BYTES: [usize; 4] = [64 * 1024, 256 * 1024, 512 * 1024, 1024 * 1024];
 /// Smaller reads get a buffer of their own size.
 const POOLED_BYTES_MIN: usize = 16 * 1024;
-/// Buffers kept for each size: at most 21.5 MiB in all.
+/// Buffers kept for each size: at most 29 MiB in all.
 const KEPT_MAX: usize = 16;
 
 type Free = Arc<[Mutex<Vec<Vec<u8>>>; CLASS_BYTES.len()]>;

@@ -38,9 +38,9 @@ pub struct BrokerConfig {
     pub ring_bytes: usize,
     /// About how much a subscription takes from memory at once. Default 256 KiB.
     pub chunk_bytes: usize,
-    /// How much a subscription that has fallen behind reads from disk at once. Default 256 KiB:
-    /// the size of the store's buffers, and what was read is still in the processor's cache when it
-    /// is checked and sent.
+    /// How much a subscription that has fallen behind reads from disk at once. Default 480 KiB:
+    /// with the line by which a read may be longer it fits into half a MiB, the size of the store's
+    /// buffers, and what was read is still in the processor's cache when it is checked and sent.
     pub read_bytes: usize,
     /// What all subscriptions together may hold of what was read for them. Beyond it nothing is
     /// read ahead, and less at once: readers that stall cost little each, however many there are.
@@ -61,7 +61,7 @@ impl Default for BrokerConfig {
         BrokerConfig {
             ring_bytes: 64 << 20,
             chunk_bytes: 256 << 10,
-            read_bytes: 256 << 10,
+            read_bytes: 480 << 10,
             held_bytes: 256 << 20,
             wake_pause_each: Duration::from_micros(4),
             wake_pause_each_routed: Duration::from_micros(30),
