@@ -111,11 +111,12 @@ pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<(), StoreError> {
 /// the cache has this size too.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
 
-/// Zeros to write, where a write past the page cache wants them to lie.
+/// Zeros to write, where a write past the page cache wants them to lie. Few enough at once that a
+/// flush of the same file does not wait long for them.
 #[repr(align(4096))]
-struct Zeros([u8; 1024 * 1024]);
+struct Zeros([u8; 256 * 1024]);
 
-static ZEROS: Zeros = Zeros([0; 1024 * 1024]);
+static ZEROS: Zeros = Zeros([0; 256 * 1024]);
 
 /// Zeros that fill a block up.
 pub(crate) fn block_of_zeros() -> &'static [u8] {
@@ -135,6 +136,15 @@ pub(crate) fn write_zeros(file: &File, mut offset: u64, mut bytes: u64) -> io::R
     Ok(())
 }
 
+/// Opens an existing file for writing past the page cache. `InvalidInput` where the file system
+/// cannot; some say so only at the first write.
+pub(crate) fn open_past_cache(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
+        .open(path)
+}
+
 /// Writes zeros over `from..to` of `file`, which is at `path`: past the page cache where the file
 /// system can, so that they are not copied into it and push nothing out of it.
 pub(crate) fn write_zeros_past_cache(
@@ -146,11 +156,8 @@ pub(crate) fn write_zeros_past_cache(
     let begin = from.next_multiple_of(BLOCK_BYTES).min(to);
     let end = (to - to % BLOCK_BYTES).max(begin);
     write_zeros(file, from, begin - from)?;
-    let past_cache = OpenOptions::new()
-        .write(true)
-        .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
-        .open(path)
-        .and_then(|direct| write_zeros(&direct, begin, end - begin));
+    let past_cache =
+        open_past_cache(path).and_then(|direct| write_zeros(&direct, begin, end - begin));
     match past_cache {
         // Not every file system can, and some say so only at the first write.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,12 +24,13 @@ use rustix::io::pwritev;
 use tracing::{debug, error};
 
 use super::RaftLogConfig;
+use super::block_writer::BlockWriter;
 use super::prepare::{Extension, FIRST_FILL_BYTES, Preparer, fill};
 use super::record::{LogId, LogRecord, SEGMENT_HEAD_BYTES, encode_segment_head};
 use super::recovery::Segment;
 use super::shared::{Done, Op, Shared, Update};
 use crate::checked_file::{self, Kind};
-use crate::disk;
+use crate::disk::{self, BLOCK_BYTES};
 use crate::error::StoreError;
 use crate::layout::DiskName;
 
@@ -58,8 +59,11 @@ struct Active {
     generation: u32,
     /// Where the next record goes; all before it is on disk.
     end: u64,
-    /// Up to here the file holds blocks that were written before.
+    /// Up to here the file holds blocks that were written before. A whole number of them when there
+    /// is a writer of blocks.
     filled: u64,
+    /// Writes past the page cache; `None` where that cannot be done.
+    blocks: Option<BlockWriter>,
 }
 
 /// Records of one segment, encoded and not yet written.
@@ -139,7 +143,11 @@ impl Flusher {
                 .max()
                 .unwrap_or_default();
             (
-                state.segments.back().map(Active::reopen).transpose()?,
+                state
+                    .segments
+                    .back()
+                    .map(|segment| Active::reopen(segment, whole_blocks(&config)))
+                    .transpose()?,
                 generation.max(spares_generation).saturating_add(1),
             )
         };
@@ -256,18 +264,21 @@ impl Flusher {
             .injected
             .check_write()
             .map_err(StoreError::io("write", &active.path))?;
-        staged
-            .write_to(&active.file, active.end, active.filled)
-            .map_err(StoreError::io("write", &active.path))?;
+        match &mut active.blocks {
+            Some(blocks) => blocks.write(staged.slices(), staged.bytes as usize, active.end),
+            None => staged.write_to(&active.file, active.end, active.filled),
+        }
+        .map_err(StoreError::io("write", &active.path))?;
         #[cfg(test)]
         self.shared
             .injected
             .check_sync()
             .map_err(StoreError::io("sync", &active.path))?;
-        active
-            .file
-            .sync_data()
-            .map_err(StoreError::io("sync", &active.path))?;
+        match &active.blocks {
+            Some(blocks) => blocks.sync(),
+            None => active.file.sync_data(),
+        }
+        .map_err(StoreError::io("sync", &active.path))?;
         let took = started.elapsed();
         #[cfg(test)]
         let took = self.shared.injected.sync_took(took);
@@ -299,8 +310,13 @@ impl Flusher {
             bytes: u64::from(generation),
             limit: u64::from(u32::MAX),
         })?;
-        let wanted = (SEGMENT_HEAD_BYTES as u64 + record_bytes)
-            .max(FIRST_FILL_BYTES.min(self.config.segment_bytes));
+        let whole_blocks = whole_blocks(&self.config);
+        let mut wanted = (SEGMENT_HEAD_BYTES as u64 + record_bytes)
+            .max(FIRST_FILL_BYTES.min(self.config.segment_bytes))
+            .max(filled);
+        if whole_blocks {
+            wanted = wanted.next_multiple_of(BLOCK_BYTES);
+        }
         let create = || -> io::Result<()> {
             if filled < wanted {
                 fill(&file, filled, wanted)?;
@@ -313,13 +329,15 @@ impl Flusher {
         disk::sync_dir(&self.dir)?;
         debug!(path = %path.display(), "raft log segment begun");
         let file = Arc::new(file);
+        let end = SEGMENT_HEAD_BYTES as u64;
         self.active = Some(Active {
+            blocks: Active::block_writer(whole_blocks, &path, end)?,
             file: Arc::clone(&file),
             path: path.clone(),
             first,
             generation,
-            end: SEGMENT_HEAD_BYTES as u64,
-            filled: filled.max(wanted),
+            end,
+            filled: wanted,
         });
         self.shared.update(Update::Rolled(Segment {
             first,
@@ -370,7 +388,11 @@ impl Flusher {
             disk::sync_dir(&self.dir)?;
             self.shared.update(Update::DroppedLast);
         }
-        self.active = self.shared.with_last_segment(Active::reopen).transpose()?;
+        let whole_blocks = whole_blocks(&self.config);
+        self.active = self
+            .shared
+            .with_last_segment(|segment| Active::reopen(segment, whole_blocks))
+            .transpose()?;
         let cut = |segment: &Segment| (segment.next() > from).then(|| segment.span(from, from).0);
         if let Some(cut) = self.shared.with_last_segment(cut).flatten()
             && let Some(active) = &mut self.active
@@ -380,6 +402,7 @@ impl Flusher {
                 .and_then(|()| active.file.sync_data())
                 .map_err(StoreError::io("cut", &active.path))?;
             active.end = end;
+            active.blocks = Active::block_writer(whole_blocks, &active.path, end)?;
             self.shared.update(Update::Cut { from, end: cut });
         }
         disk::remove_file(&marker)?;
@@ -418,19 +441,38 @@ impl Flusher {
 }
 
 impl Active {
-    fn reopen(segment: &Segment) -> Result<Self, StoreError> {
+    fn reopen(segment: &Segment, whole_blocks: bool) -> Result<Self, StoreError> {
         let metadata = segment
             .file
             .metadata()
             .map_err(StoreError::io("open", &segment.path))?;
+        let mut filled = metadata.len();
+        if whole_blocks && filled % BLOCK_BYTES > 0 {
+            let to = filled.next_multiple_of(BLOCK_BYTES);
+            fill(&segment.file, filled, to).map_err(StoreError::io("extend", &segment.path))?;
+            filled = to;
+        }
+        let end = u64::from(segment.end);
         Ok(Self {
+            blocks: Self::block_writer(whole_blocks, &segment.path, end)?,
             file: Arc::clone(&segment.file),
             path: segment.path.clone(),
             first: segment.first,
             generation: segment.generation,
-            end: u64::from(segment.end),
-            filled: metadata.len(),
+            end,
+            filled,
         })
+    }
+
+    fn block_writer(
+        whole_blocks: bool,
+        path: &Path,
+        end: u64,
+    ) -> Result<Option<BlockWriter>, StoreError> {
+        if !whole_blocks {
+            return Ok(None);
+        }
+        BlockWriter::open(path, end).map_err(StoreError::io("open", path))
     }
 
     /// Takes note of space that was prepared. What found no room is tried again at need.
@@ -457,7 +499,10 @@ impl Active {
         preparer: &Preparer,
         config: &RaftLogConfig,
     ) -> Result<(), StoreError> {
-        let needed = self.end + bytes;
+        let mut needed = self.end + bytes;
+        if self.blocks.is_some() {
+            needed = needed.next_multiple_of(BLOCK_BYTES);
+        }
         if needed <= self.filled {
             return Ok(());
         }
@@ -499,19 +544,20 @@ impl Staged {
         }
     }
 
+    /// What is staged, in order.
+    fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces.iter().map(|piece| match piece {
+            Piece::Head(range) => &self.heads[range.clone()],
+            Piece::Part(part) => &part[..],
+        })
+    }
+
     /// Writes at `offset`, and zeros behind up to the end of the block, as far as the file is
     /// filled: of a block that is written in part and not in memory, the rest would be read first.
     fn write_to(&self, file: &File, mut offset: u64, filled: u64) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> = self
-            .pieces
-            .iter()
-            .map(|piece| match piece {
-                Piece::Head(range) => IoSlice::new(&self.heads[range.clone()]),
-                Piece::Part(part) => IoSlice::new(part),
-            })
-            .collect();
+        let mut slices: Vec<IoSlice<'_>> = self.slices().map(IoSlice::new).collect();
         let end = offset + self.bytes;
-        let rest_of_block = end.next_multiple_of(disk::BLOCK_BYTES).min(filled) - end;
+        let rest_of_block = end.next_multiple_of(BLOCK_BYTES).min(filled) - end;
         slices.push(IoSlice::new(
             &disk::block_of_zeros()[..rest_of_block as usize],
         ));
@@ -529,6 +575,11 @@ impl Staged {
         }
         Ok(())
     }
+}
+
+/// Whether segments end with a block, as those of any sensible size do.
+fn whole_blocks(config: &RaftLogConfig) -> bool {
+    config.segment_bytes.is_multiple_of(BLOCK_BYTES)
 }
 
 /// The failure for one of several callers: kind and text are kept.

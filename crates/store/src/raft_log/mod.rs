@@ -5,6 +5,7 @@
 //! touch the disk. File format: `record`. What a crash may leave, and what is done about it:
 //! `recovery`.
 
+mod block_writer;
 pub(crate) mod committed;
 mod flusher;
 mod pace;
