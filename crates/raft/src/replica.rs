@@ -38,6 +38,8 @@ use crate::{
 
 /// How long a shutdown waits for what is in flight to be answered.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a shutdown waits for another server to lead. Without one they elect one by themselves.
+const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a shutdown waits for its snapshot. Without it the next start only takes longer.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long one request for a snapshot is waited for before it is made again.
@@ -460,6 +462,41 @@ impl Replica {
         false
     }
 
+    /// Lets the voter that has the most of the log lead, if this server does and there is another.
+    async fn hand_over(&self) {
+        let raft = &self.inner.raft;
+        if !raft.is_leader() {
+            return;
+        }
+        let node_id = self.inner.node_id;
+        let successor = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters = metrics.membership_config.membership().voter_ids();
+            let has = |id: &u64| metrics.replication.as_ref().and_then(|all| *all.get(id)?);
+            voters.filter(|&id| id != node_id).max_by_key(has)
+        };
+        let Some(successor) = successor else {
+            return;
+        };
+        if raft.trigger().transfer_leader(successor).await.is_err() {
+            return;
+        }
+        let wait = raft.wait(Some(HAND_OVER_WAIT_MAX));
+        let led = wait.metrics(
+            |metrics| {
+                metrics
+                    .current_leader
+                    .is_some_and(|leader| leader != node_id)
+            },
+            "another server leads",
+        );
+        match led.await {
+            Ok(_) => tracing::info!(successor, "handed over the lead"),
+            Err(_) => tracing::warn!(successor, "stopping before another server leads"),
+        }
+    }
+
     /// Ends the replica: takes nothing more, answers what is in flight, makes a snapshot when there
     /// are new frames, and lets go of the data directory. Further calls return at once.
     pub async fn shutdown(&self) {
@@ -484,6 +521,7 @@ impl Replica {
         if time::timeout(DRAIN_WAIT_MAX, drained).await.is_err() {
             tracing::warn!("stopping before everything in flight was answered");
         }
+        self.hand_over().await;
         if self.inner.fault.reason().is_none() {
             let new_frames = self.state().index > self.inner.machine.snapshot_frame();
             if new_frames && !self.snapshot().await {
