@@ -44,8 +44,8 @@ const DIRECT_BYTES_MAX: usize = 4 << 10;
 /// An election waits for several lost signs of life; one of the server's ticks is a fifth of the
 /// former, which is what an idle server costs.
 const HEARTBEAT_MS: u64 = 150;
-const ELECTION_MS_MIN: u64 = 600;
-const ELECTION_MS_MAX: u64 = 1_000;
+const ELECTION_MS_MIN: u64 = 450;
+const ELECTION_MS_MAX: u64 = 750;
 
 /// Entries that go to a follower in one message; an entry holds about a mebibyte.
 const ENTRIES_PER_MESSAGE_MAX: u64 = 16;
