@@ -2,6 +2,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tidings_event::Timestamp;
 use tidings_timeline::{BrokerConfig, Settings};
+use tokio::net::TcpListener;
 
 use crate::space::FreeSpace;
 
@@ -37,6 +38,22 @@ pub struct ReplicaConfig {
     pub verify: VerifyHistory,
     /// The clock; handed in so that tests and simulations have their own.
     pub clock: Clock,
+}
+
+/// How a server finds the others, and they it.
+#[derive(Debug)]
+pub struct PeersConfig {
+    /// Where other servers connect to; bound already.
+    pub listener: TcpListener,
+    /// The address under which the others reach that listener, `HOST:PORT`.
+    pub advertise: String,
+    /// How many servers without a past, that all see each other, form a cluster.
+    ///
+    /// The same on all of them. With 1, a server that meets nobody begins alone; with 0 it only
+    /// joins others.
+    pub bootstrap_expect: u32,
+    /// Addresses of some of the others, `HOST:PORT`; these know the rest. Its own is no harm.
+    pub join: Vec<String>,
 }
 
 /// What of the history is read and checked before the server is ready.
@@ -103,7 +120,8 @@ pub struct DiskLimits {
     pub free_space: Option<FreeSpace>,
     /// Log bytes after which a snapshot is made and the log before it let go.
     pub snapshot_log_bytes: u64,
-    /// Entries before a snapshot that stay in the log, for followers that are nearly up to date.
+    /// Entries before a snapshot that stay in the log, for followers that are nearly up to date. With
+    /// peers at least 4096.
     pub log_entries_kept: u64,
     /// How often the leader looks at what retention allows.
     pub retention_interval: Duration,

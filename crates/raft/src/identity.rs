@@ -1,13 +1,22 @@
 use std::{
+    fmt::Display,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    str::FromStr,
 };
+
+use tidings_timeline::TimelineId;
+use ulid::Ulid;
 
 use crate::error::OpenError;
 
 /// The file that says whose data directory it is: the server's number, decimal, and a newline.
 const NODE_FILE: &str = "node";
+/// The number of a server whose log has not begun: others may know it by that already.
+const CANDIDATE_FILE: &str = "node.candidate";
+/// Which timeline the log is of, before the log is read.
+const TIMELINE_FILE: &str = "timeline";
 
 /// Whose data directory `data_dir` is; `None` while it is nobody's.
 ///
@@ -15,7 +24,11 @@ const NODE_FILE: &str = "node";
 ///
 /// When the file cannot be read or holds no number.
 pub fn stored_node_id(data_dir: &Path) -> Result<Option<u64>, OpenError> {
-    let path = data_dir.join(NODE_FILE);
+    read_number(data_dir.join(NODE_FILE))
+}
+
+/// The number in a file; `None` when there is no file.
+fn read_number<N: FromStr>(path: PathBuf) -> Result<Option<N>, OpenError> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -65,10 +78,39 @@ pub(crate) fn record(data_dir: &Path, node_id: u64) -> Result<(), OpenError> {
     write_durably(data_dir, &path, node_id).map_err(|source| OpenError::NodeFile { path, source })
 }
 
-fn write_durably(data_dir: &Path, path: &PathBuf, node_id: u64) -> io::Result<()> {
+/// The number of a server that has peers: made of chance at its first start, and kept from then on.
+pub(crate) fn own_or_new(data_dir: &Path) -> Result<u64, OpenError> {
+    if let Some(id) = stored_node_id(data_dir)? {
+        return Ok(id);
+    }
+    let path = data_dir.join(CANDIDATE_FILE);
+    if let Some(id) = read_number(path.clone())? {
+        return Ok(id);
+    }
+    // the lower half of a ULID is nothing but chance
+    let id = Ulid::generate().0 as u64;
+    fs::create_dir_all(data_dir)
+        .and_then(|()| write_durably(data_dir, &path, id))
+        .map_err(|source| OpenError::NodeFile { path, source })?;
+    Ok(id)
+}
+
+/// Which timeline a data directory holds, as far as it was noted.
+pub(crate) fn stored_timeline(data_dir: &Path) -> Result<Option<TimelineId>, OpenError> {
+    Ok(read_number(data_dir.join(TIMELINE_FILE))?.map(TimelineId))
+}
+
+/// Notes which timeline a data directory holds, durably.
+pub(crate) fn record_timeline(data_dir: &Path, timeline: TimelineId) -> Result<(), OpenError> {
+    let path = data_dir.join(TIMELINE_FILE);
+    write_durably(data_dir, &path, timeline.0)
+        .map_err(|source| OpenError::NodeFile { path, source })
+}
+
+fn write_durably(data_dir: &Path, path: &PathBuf, number: impl Display) -> io::Result<()> {
     let unfinished = path.with_extension("tmp");
     let mut file = File::create(&unfinished)?;
-    file.write_all(format!("{node_id}\n").as_bytes())?;
+    file.write_all(format!("{number}\n").as_bytes())?;
     file.sync_all()?;
     fs::rename(&unfinished, path)?;
     File::open(data_dir)?.sync_all()
@@ -102,6 +144,24 @@ mod tests {
             admit(dir.path(), 7, true),
             Err(OpenError::LogMissing { node: 7, .. })
         ));
+    }
+
+    #[test]
+    fn a_server_with_peers_keeps_the_number_of_its_first_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("data");
+        let id = own_or_new(&data_dir).unwrap();
+        assert_eq!(own_or_new(&data_dir).unwrap(), id);
+        assert!(admit(&data_dir, id, true).unwrap(), "its log may begin");
+        record(&data_dir, id).unwrap();
+        assert_eq!(own_or_new(&data_dir).unwrap(), id);
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(own_or_new(other.path()).unwrap(), id);
+
+        assert_eq!(stored_timeline(&data_dir).unwrap(), None);
+        record_timeline(&data_dir, TimelineId(u128::MAX)).unwrap();
+        let stored = stored_timeline(&data_dir).unwrap();
+        assert_eq!(stored, Some(TimelineId(u128::MAX)));
     }
 
     #[test]

@@ -14,6 +14,9 @@
 //! The consensus engine is openraft; none of its types leave this crate, and none of its forms
 //! reach the disk (`codec` has ours).
 //!
+//! [`Replica::open_with_peers`] does the same as one of several servers that hold one timeline:
+//! `peers` finds the others, replicates to them and brings commands to whoever leads.
+//!
 //! What decides are tasks on the caller's runtime: an event that comes alone passes from queue to
 //! disk to answer without a change of threads.
 
@@ -27,6 +30,7 @@ mod identity;
 mod log;
 mod machine;
 mod network;
+mod peers;
 mod proposer;
 mod queue;
 mod record;
@@ -39,7 +43,7 @@ mod status;
 mod store_suite;
 mod upkeep;
 
-pub use config::{Clock, DiskLimits, QueueLimits, ReplicaConfig, VerifyHistory};
+pub use config::{Clock, DiskLimits, PeersConfig, QueueLimits, ReplicaConfig, VerifyHistory};
 pub use error::{OpenError, ProposeError};
 pub use identity::stored_node_id;
 pub use replica::{Replica, Submitted};

@@ -32,6 +32,9 @@ use crate::{
 /// Applying an entry reads it a moment after it was written, and so does a follower that keeps up.
 const CACHE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// Bytes of entries that go to a follower in one message; a larger entry goes alone.
+const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Bytes of entries that are read from the disk at a time.
 const READ_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
@@ -361,6 +364,19 @@ impl Tail {
     }
 }
 
+/// The first entries, as many as go into one message to a follower: at least one.
+fn as_one_message(mut entries: Vec<LogEntry>) -> Vec<LogEntry> {
+    let mut bytes = 0;
+    let fit = entries.iter().take_while(|entry| {
+        let before = bytes;
+        bytes += record::memory(entry);
+        before == 0 || bytes <= MESSAGE_BYTES_MAX
+    });
+    let count = fit.count();
+    entries.truncate(count);
+    entries
+}
+
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let start = match range.start_bound() {
         Bound::Included(&start) => start,
@@ -424,7 +440,7 @@ impl RaftLogReader<Binding> for Log {
         let entries = self.read(start, end).await?;
         // Whoever sends them says that they follow the entry before `start`.
         match entries.first() {
-            Some(first) if first.log_id.index == start => Ok(entries),
+            Some(first) if first.log_id.index == start => Ok(as_one_message(entries)),
             _ => Ok(Vec::new()),
         }
     }
@@ -593,6 +609,26 @@ mod tests {
         log.append(indexes.map(entry), IOFlushed::noop())
             .await
             .unwrap();
+    }
+
+    #[test]
+    fn a_message_holds_what_fits_and_one_entry_at_least() {
+        let sized = |bytes: usize| LogEntry {
+            log_id: id(1),
+            payload: Payload::Normal(Proposal::stored(Batch {
+                time: Timestamp::from_unix_micros(0),
+                groups: vec![vec![0; bytes].into()],
+            })),
+        };
+        let half = MESSAGE_BYTES_MAX / 2 - 1000;
+        let count = |sizes: &[usize]| {
+            let entries = sizes.iter().map(|&bytes| sized(bytes)).collect();
+            as_one_message(entries).len()
+        };
+        assert_eq!(count(&[1, 1, 1]), 3);
+        assert_eq!(count(&[half, half, half]), 2);
+        assert_eq!(count(&[2 * MESSAGE_BYTES_MAX, 1]), 1);
+        assert_eq!(count(&[]), 0);
     }
 
     #[tokio::test]

@@ -565,7 +565,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         let fault = Fault::new();
-        let files = Files::open(&config, &fault).unwrap();
+        let files = Files::open(&config, 0, &fault).unwrap();
         let (_data_dir, mut machine) = files
             .into_machine(&config, Handle::current(), &fault)
             .unwrap();
@@ -582,7 +582,7 @@ mod tests {
         let mut config = config(dir.path());
         config.disk.free_space = Some(FreeSpace::new(|| 1 << 40));
         let fault = Fault::new();
-        let files = Files::open(&config, &fault).unwrap();
+        let files = Files::open(&config, 0, &fault).unwrap();
         let (_data_dir, mut machine) = files
             .into_machine(&config, Handle::current(), &fault)
             .unwrap();

@@ -60,12 +60,7 @@ impl Queue {
     /// Puts `group` at the end. Waits at most `wait_max` for a place.
     pub async fn push(&self, group: Waiting) -> Result<(), ProposeError> {
         let bytes = group.bytes.len();
-        if bytes > self.limits.group_bytes_max {
-            return Err(ProposeError::TooLarge {
-                bytes,
-                bytes_max: self.limits.group_bytes_max,
-            });
-        }
+        self.check(bytes)?;
         // Memory is not waited for: whoever waits holds its bytes already.
         if self.lines.lock().bytes + bytes > self.limits.bytes_max {
             return Err(self.overloaded());
@@ -92,6 +87,22 @@ impl Queue {
             self.bell.notify_one();
         }
         Ok(())
+    }
+
+    /// Refuses a group that is too large, and everything once the queue is closed.
+    pub fn check(&self, bytes: usize) -> Result<(), ProposeError> {
+        if bytes > self.limits.group_bytes_max {
+            return Err(ProposeError::TooLarge {
+                bytes,
+                bytes_max: self.limits.group_bytes_max,
+            });
+        }
+        match &self.lines.lock().closed {
+            Some(reason) => Err(ProposeError::Stopped {
+                reason: reason.clone(),
+            }),
+            None => Ok(()),
+        }
     }
 
     async fn wait_for_place(&self) -> Result<SemaphorePermit<'_>, ProposeError> {

@@ -17,17 +17,19 @@ use tidings_timeline::{
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, oneshot, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time,
 };
 use ulid::Ulid;
 
 use crate::{
     binding::Binding,
-    config::ReplicaConfig,
+    config::{PeersConfig, ReplicaConfig},
     error::{OpenError, ProposeError, chain},
     fault::Fault,
+    identity,
     machine::{Machine, MachineShared},
+    peers::Forwarder,
     proposer::ProposerCounters,
     queue::{Queue, Waiting},
     start::{Parts, start},
@@ -36,6 +38,8 @@ use crate::{
 
 /// How long a shutdown waits for what is in flight to be answered.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a shutdown waits for another server to lead. Without one they elect one by themselves.
+const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a shutdown waits for its snapshot. Without it the next start only takes longer.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long one request for a snapshot is waited for before it is made again.
@@ -62,6 +66,8 @@ struct Inner {
     counters: Arc<ProposerCounters>,
     fault: Fault,
     stopping: Arc<Mutex<bool>>,
+    /// The way to the leader, with peers.
+    forwarder: Option<Forwarder>,
     /// What a shutdown takes apart; `None` after it.
     running: Mutex<Option<Running>>,
 }
@@ -73,6 +79,8 @@ pub type Submitted = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, ProposeErr
 struct Running {
     proposer: JoinHandle<()>,
     upkeep: JoinHandle<()>,
+    /// Empty without peers.
+    peers: JoinSet<()>,
     /// An error once the state machine is gone: nothing is written any more.
     machine_ended: oneshot::Receiver<()>,
     /// Dropped: another process may open the directory.
@@ -83,11 +91,12 @@ struct Running {
 impl Drop for Inner {
     /// Without a shutdown: everything ends where it is, and only then is the directory let go.
     fn drop(&mut self) {
-        let Some(running) = self.running.lock().take() else {
+        let Some(mut running) = self.running.lock().take() else {
             return;
         };
         running.proposer.abort();
         running.upkeep.abort();
+        running.peers.abort_all();
         let raft = self.raft.clone();
         let machine = self.machine.clone();
         running.home.spawn(async move {
@@ -107,19 +116,55 @@ impl Drop for Inner {
 impl Replica {
     /// Opens a data directory, and returns when everything in its log has been applied.
     ///
-    /// An empty directory becomes a cluster of this one server.
+    /// An empty directory becomes a cluster of this one server. What belongs to a larger cluster
+    /// does not open here: nobody would lead.
     ///
     /// # Errors
     ///
     /// When the files are damaged or belong to another server, or when nobody leads.
     pub async fn open(config: ReplicaConfig) -> Result<Replica, OpenError> {
         let settings = config.settings.clone();
+        let replica = Replica::start(config, None).await?;
+        replica.found().await;
+        if let Some(settings) = settings {
+            replica.settle(settings).await;
+        }
+        Ok(replica)
+    }
+
+    /// Opens a data directory as one of several servers that hold one timeline.
+    ///
+    /// Returns before the others are found; [`Replica::ready`] waits for that. The server's number
+    /// is that of its data directory, made of chance at the first start: `config.node_id` is not
+    /// looked at. Settings are proposed when this server leads for the first time.
+    ///
+    /// # Errors
+    ///
+    /// When the files are damaged.
+    pub async fn open_with_peers(
+        mut config: ReplicaConfig,
+        peers: PeersConfig,
+    ) -> Result<Replica, OpenError> {
+        let data_dir = config.data_dir.clone();
+        let id = tokio::task::spawn_blocking(move || identity::own_or_new(&data_dir)).await;
+        config.node_id = id.unwrap_or_else(|error| {
+            Err(OpenError::Engine {
+                reason: format!("opening ended with a panic ({error})"),
+            })
+        })?;
+        Replica::start(config, Some(peers)).await
+    }
+
+    async fn start(
+        config: ReplicaConfig,
+        peers: Option<PeersConfig>,
+    ) -> Result<Replica, OpenError> {
         let (node_id, in_flight_max) = (config.node_id, config.queue.in_flight_max);
         let home = Handle::current();
         // Opening reads files and waits for them: not on a thread that others need.
         let started = tokio::task::spawn_blocking({
             let home = home.clone();
-            move || home.block_on(start(&config, home.clone()))
+            move || home.block_on(start(&config, peers, home.clone()))
         });
         let parts = started.await.unwrap_or_else(|error| {
             Err(OpenError::Engine {
@@ -138,15 +183,21 @@ impl Replica {
             upkeep,
             machine_ended,
             stopping,
+            peers,
         } = parts?;
+        let (forwarder, peers) = match peers {
+            Some(peers) => (Some(peers.forwarder), peers.tasks),
+            None => (None, JoinSet::new()),
+        };
         let running = Running {
             proposer,
             upkeep,
+            peers,
             machine_ended,
             data_dir,
             home,
         };
-        let replica = Replica {
+        Ok(Replica {
             inner: Arc::new(Inner {
                 node_id,
                 in_flight_max,
@@ -157,14 +208,30 @@ impl Replica {
                 counters,
                 fault,
                 stopping,
+                forwarder,
                 running: Mutex::new(Some(running)),
             }),
-        };
-        replica.found().await;
-        if let Some(settings) = settings {
-            replica.settle(settings).await;
+        })
+    }
+
+    /// Waits until this server is in a cluster that has a leader and a founded timeline, and has
+    /// applied what was in the log when it found that out. At once without peers.
+    pub async fn ready(&self) {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            let (is_led, last) = {
+                let metrics = metrics.borrow_watched();
+                (metrics.current_leader.is_some(), metrics.last_log_index)
+            };
+            let applied = metrics.borrow_watched().last_applied.map(|id| id.index);
+            if is_led && applied >= last && self.state().timeline.is_some() {
+                return;
+            }
+            // the engine has stopped: it will not become ready
+            if metrics.changed().await.is_err() {
+                return;
+            }
         }
-        Ok(replica)
     }
 
     /// Gives the timeline its identity, if this server leads and it has none yet.
@@ -239,8 +306,18 @@ impl Replica {
         group: Commands,
         takes_reserve: bool,
     ) -> Result<Submitted, ProposeError> {
-        let (answer, answered) = oneshot::channel();
         let waits = !group.is_empty();
+        if let Some(forwarder) = &self.inner.forwarder
+            && waits
+            && !self.inner.raft.is_leader()
+        {
+            self.inner.queue.check(group.bytes_len())?;
+            let commands = group.len();
+            return forwarder
+                .submit(commands, group.into_bytes(), takes_reserve)
+                .await;
+        }
+        let (answer, answered) = oneshot::channel();
         if waits {
             let commands = group.len();
             let group = Waiting {
@@ -385,6 +462,41 @@ impl Replica {
         false
     }
 
+    /// Lets the voter that has the most of the log lead, if this server does and there is another.
+    async fn hand_over(&self) {
+        let raft = &self.inner.raft;
+        if !raft.is_leader() {
+            return;
+        }
+        let node_id = self.inner.node_id;
+        let successor = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters = metrics.membership_config.membership().voter_ids();
+            let has = |id: &u64| metrics.replication.as_ref().and_then(|all| *all.get(id)?);
+            voters.filter(|&id| id != node_id).max_by_key(has)
+        };
+        let Some(successor) = successor else {
+            return;
+        };
+        if raft.trigger().transfer_leader(successor).await.is_err() {
+            return;
+        }
+        let wait = raft.wait(Some(HAND_OVER_WAIT_MAX));
+        let led = wait.metrics(
+            |metrics| {
+                metrics
+                    .current_leader
+                    .is_some_and(|leader| leader != node_id)
+            },
+            "another server leads",
+        );
+        match led.await {
+            Ok(_) => tracing::info!(successor, "handed over the lead"),
+            Err(_) => tracing::warn!(successor, "stopping before another server leads"),
+        }
+    }
+
     /// Ends the replica: takes nothing more, answers what is in flight, makes a snapshot when there
     /// are new frames, and lets go of the data directory. Further calls return at once.
     pub async fn shutdown(&self) {
@@ -394,6 +506,7 @@ impl Replica {
         let Running {
             proposer,
             upkeep,
+            mut peers,
             machine_ended,
             data_dir,
             ..
@@ -408,6 +521,7 @@ impl Replica {
         if time::timeout(DRAIN_WAIT_MAX, drained).await.is_err() {
             tracing::warn!("stopping before everything in flight was answered");
         }
+        self.hand_over().await;
         if self.inner.fault.reason().is_none() {
             let new_frames = self.state().index > self.inner.machine.snapshot_frame();
             if new_frames && !self.snapshot().await {
@@ -422,6 +536,7 @@ impl Replica {
         }
         self.broker().close();
         upkeep.abort();
+        peers.shutdown().await;
         // The engine lets go of the state machine when it has applied what it was at.
         if time::timeout(DRAIN_WAIT_MAX, machine_ended).await.is_err() {
             tracing::warn!("stopping before the state machine had ended");

@@ -11,20 +11,21 @@ use tidings_timeline::{Settings, StateMachine};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, oneshot},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::{
     batch_clock::BatchClock,
     binding::{Binding, Peer},
     codec::{self, SnapshotHead},
-    config::{DiskLimits, ReplicaConfig, VerifyHistory},
+    config::{PeersConfig, ReplicaConfig, VerifyHistory},
     error::{OpenError, chain},
     fault::Fault,
     identity,
     log::Log,
     machine::{Machine, MachineFiles, MachineShared},
     network::NoPeers,
+    peers::{Formation, Forwarder, Keeper, Lead, Links, Me, Server, Service, listen},
     proposer::{Proposer, ProposerCounters},
     queue::Queue,
     space::Space,
@@ -43,11 +44,17 @@ const DIRECT_BYTES_MAX: usize = 4 << 10;
 /// An election waits for several lost signs of life; one of the server's ticks is a fifth of the
 /// former, which is what an idle server costs.
 const HEARTBEAT_MS: u64 = 150;
-const ELECTION_MS_MIN: u64 = 600;
-const ELECTION_MS_MAX: u64 = 1_000;
+const ELECTION_MS_MIN: u64 = 450;
+const ELECTION_MS_MAX: u64 = 750;
 
 /// Entries that go to a follower in one message; an entry holds about a mebibyte.
 const ENTRIES_PER_MESSAGE_MAX: u64 = 16;
+
+/// Entries that stay in the log before a snapshot when there are peers.
+///
+/// A follower that needs older ones cannot catch up, as snapshots are not carried between servers:
+/// there must be enough for one that was restarted.
+const PEERS_ENTRIES_KEPT_MIN: u64 = 4096;
 
 /// Bytes of groups in one entry: what a record of the log holds, less its head and the batch's.
 const ENTRY_BYTES_MAX: usize = RaftLog::RECORD_BYTES_MAX - (1 << 20);
@@ -66,31 +73,55 @@ pub(crate) struct Parts {
     /// An error once the state machine is gone.
     pub machine_ended: oneshot::Receiver<()>,
     pub stopping: Arc<Mutex<bool>>,
+    pub peers: Option<PeersParts>,
+}
+
+/// What a replica with peers has besides.
+pub(crate) struct PeersParts {
+    /// They listen, greet others and lead; aborted when dropped.
+    pub tasks: JoinSet<()>,
+    pub forwarder: Forwarder,
 }
 
 /// Opens the files, brings the state up to date, and starts the tasks. Waits for the
 /// disk where it runs: not on a worker.
 ///
 /// Subscriptions are woken on `home`.
-pub(crate) async fn start(config: &ReplicaConfig, home: Handle) -> Result<Parts, OpenError> {
+pub(crate) async fn start(
+    config: &ReplicaConfig,
+    peers: Option<PeersConfig>,
+    home: Handle,
+) -> Result<Parts, OpenError> {
     check(config)?;
     let fault = Fault::new();
-    let files = Files::open(config, &fault)?;
+    // With peers a sync on the engine's own task would delay signs of life.
+    let direct_bytes_max = match peers {
+        Some(_) => 0,
+        None => DIRECT_BYTES_MAX,
+    };
+    let files = Files::open(config, direct_bytes_max, &fault)?;
     let first_start = files.first_start;
     let (data_dir, mut machine) = files.into_machine(config, home, &fault)?;
     let machine_ended = machine.watch_end();
     let shared = machine.shared();
 
-    let raft = Raft::new(
-        config.node_id,
-        Arc::new(engine_config(&config.disk)?),
-        NoPeers,
-        shared.log.clone(),
-        machine,
-    );
-    let raft = raft.await.map_err(|error| engine_error(&fault, &error))?;
+    let entries_kept = match peers {
+        Some(_) => config.disk.log_entries_kept.max(PEERS_ENTRIES_KEPT_MIN),
+        None => config.disk.log_entries_kept,
+    };
+    let engine = Arc::new(engine_config(entries_kept)?);
+    let links = match &peers {
+        Some(peers) => Some(links(config, peers, &shared)?),
+        None => None,
+    };
+    let log = shared.log.clone();
+    let raft = match &links {
+        Some(links) => Raft::new(config.node_id, engine, links.clone(), log, machine).await,
+        None => Raft::new(config.node_id, engine, NoPeers, log, machine).await,
+    };
+    let raft = raft.map_err(|error| engine_error(&fault, &error))?;
 
-    if first_start {
+    if first_start && peers.is_none() {
         let me = Peer {
             name: config.node_name.clone(),
             address: String::new(),
@@ -101,10 +132,17 @@ pub(crate) async fn start(config: &ReplicaConfig, home: Handle) -> Result<Parts,
             .map_err(|error| engine_error(&fault, &error))?;
         tracing::info!(node = config.node_id, "first start: a cluster of one");
     }
-    identity::record(&config.data_dir, config.node_id)?;
     let ready = async {
+        // with peers, the log of a first start has not begun
+        if !shared.log.is_new() {
+            identity::record(&config.data_dir, config.node_id)?;
+        }
         lead_if_alone(&raft, config.node_id, first_start, &fault).await?;
-        wait_until_ready(&raft, &fault).await?;
+        // With peers there may be none yet to agree with; what this server knew to be committed
+        // is applied when the engine is there.
+        if peers.is_none() {
+            wait_until_ready(&raft, &fault).await?;
+        }
         check_history(config, &shared)
     };
     if let Err(error) = ready.await {
@@ -139,6 +177,14 @@ pub(crate) async fn start(config: &ReplicaConfig, home: Handle) -> Result<Parts,
         fault: fault.clone(),
         stopping: stopping.clone(),
     };
+    let peers = peers.zip(links).map(|(peers, links)| {
+        let open = Open {
+            raft: raft.clone(),
+            machine: shared.clone(),
+            queue: queue.clone(),
+        };
+        start_peers(config, peers, links, open)
+    });
     let proposer = tokio::spawn(proposer.run());
     let upkeep = tokio::spawn(upkeep.run());
     let machine = shared;
@@ -154,7 +200,78 @@ pub(crate) async fn start(config: &ReplicaConfig, home: Handle) -> Result<Parts,
         upkeep,
         machine_ended,
         stopping,
+        peers,
     })
+}
+
+/// What the tasks of the peers work with.
+struct Open {
+    raft: Raft<Binding, Machine>,
+    machine: Arc<MachineShared>,
+    queue: Arc<Queue>,
+}
+
+fn links(
+    config: &ReplicaConfig,
+    peers: &PeersConfig,
+    machine: &Arc<MachineShared>,
+) -> Result<Arc<Links>, OpenError> {
+    let me = Me::new(
+        Server {
+            id: config.node_id,
+            name: config.node_name.clone(),
+            address: peers.advertise.clone(),
+        },
+        peers.bootstrap_expect,
+        identity::stored_timeline(&config.data_dir)?,
+        machine.clone(),
+    );
+    Ok(Arc::new(Links::new(Arc::new(me))))
+}
+
+fn start_peers(
+    config: &ReplicaConfig,
+    peers: PeersConfig,
+    links: Arc<Links>,
+    open: Open,
+) -> PeersParts {
+    let Open {
+        raft,
+        machine,
+        queue,
+    } = open;
+    let me = links.me().clone();
+    me.watch(raft.metrics());
+    let formation = Arc::new(Formation::new(me.clone()));
+    let service = Service {
+        me: me.clone(),
+        raft: raft.clone(),
+        queue: queue.clone(),
+        formation: formation.clone(),
+    };
+    let keeper = Keeper {
+        me: me.clone(),
+        data_dir: config.data_dir.clone(),
+    };
+    let lead = Lead {
+        raft: raft.clone(),
+        machine,
+        queue,
+        settings: config.settings.clone(),
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(listen(peers.listener, Arc::new(service)));
+    tasks.spawn(formation.run(raft, peers.join));
+    tasks.spawn(keeper.run());
+    tasks.spawn(lead.run());
+    PeersParts {
+        tasks,
+        forwarder: Forwarder {
+            me,
+            links,
+            retry_after: config.queue.retry_after,
+        },
+    }
 }
 
 fn check(config: &ReplicaConfig) -> Result<(), OpenError> {
@@ -203,7 +320,7 @@ fn check(config: &ReplicaConfig) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn engine_config(disk: &DiskLimits) -> Result<Config, OpenError> {
+fn engine_config(entries_kept: u64) -> Result<Config, OpenError> {
     let config = Config {
         cluster_name: "tidings".to_owned(),
         heartbeat_interval: HEARTBEAT_MS,
@@ -212,7 +329,7 @@ fn engine_config(disk: &DiskLimits) -> Result<Config, OpenError> {
         max_payload_entries: ENTRIES_PER_MESSAGE_MAX,
         // by bytes of log, which the upkeep looks at
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: disk.log_entries_kept,
+        max_in_snapshot_log_to_keep: entries_kept,
         enable_pre_vote: Some(true),
         // A restarted leader is elected anew: its first entry commits all that the log had.
         enable_leader_restore: Some(false),
@@ -237,7 +354,11 @@ pub(crate) struct Files {
 
 impl Files {
     /// Opens the history last: it is brought in line with the rest, which must be known to be right.
-    pub fn open(config: &ReplicaConfig, fault: &Fault) -> Result<Files, OpenError> {
+    pub fn open(
+        config: &ReplicaConfig,
+        direct_bytes_max: usize,
+        fault: &Fault,
+    ) -> Result<Files, OpenError> {
         let path = &config.data_dir;
         let store = |source: StoreError| OpenError::Store {
             path: path.clone(),
@@ -261,7 +382,7 @@ impl Files {
         // `Log` keeps the newest entries in memory, decoded: the store need not as well.
         let log_config = RaftLogConfig {
             cache_bytes: 0,
-            direct_bytes_max: DIRECT_BYTES_MAX,
+            direct_bytes_max,
             ..RaftLogConfig::default()
         };
         let (log, state) = RaftLog::open(&data_dir.raft(), log_config).map_err(store)?;

@@ -137,7 +137,7 @@ impl StoreBuilder<Binding, LateLog, Machine, Guard> for OnDisk {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         let fault = Fault::new();
-        let files = Files::open(&config, &fault).unwrap();
+        let files = Files::open(&config, 0, &fault).unwrap();
         let log = files.log.clone();
         let (data_dir, machine) = files
             .into_machine(&config, Handle::current(), &fault)

@@ -1,0 +1,76 @@
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    connection::CallError,
+    convert,
+    link::Links,
+    me::Me,
+    message::{Propose, Proposed, encode_with, kind},
+};
+use crate::{error::ProposeError, replica::Submitted};
+
+/// How long the leader may take to record commands.
+const RECORD_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Brings commands to the server that leads.
+pub(crate) struct Forwarder {
+    pub me: Arc<Me>,
+    pub links: Arc<Links>,
+    /// What a caller is told to wait when too much is on its way.
+    pub retry_after: Duration,
+}
+
+impl Forwarder {
+    /// Sends a group to the leader. Groups of one caller keep their order.
+    pub async fn submit(
+        &self,
+        commands: usize,
+        bytes: Bytes,
+        takes_reserve: bool,
+    ) -> Result<Submitted, ProposeError> {
+        let leader = self.me.leader().filter(|&id| id != self.me.server.id);
+        // without an answer nothing has left this server
+        let not_sent = ProposeError::NotLeader { leader };
+        let Some(id) = leader else {
+            return Err(not_sent);
+        };
+        let propose = Propose {
+            commands: u32::try_from(commands).unwrap_or(u32::MAX),
+            takes_reserve,
+        };
+        let Ok(parts) = encode_with(&propose, [bytes]) else {
+            return Err(not_sent);
+        };
+        let connection = match self.links.to(id).commands.connection().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::debug!(leader = id, %error, "commands not forwarded");
+                return Err(not_sent);
+            }
+        };
+        let answer = match connection.try_send(kind::PROPOSE, parts).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => return Err(not_sent),
+            None => {
+                return Err(ProposeError::Overloaded {
+                    retry_after: self.retry_after,
+                });
+            }
+        };
+        Ok(Box::pin(async move {
+            match answer
+                .decoded::<Proposed>(kind::PROPOSED, RECORD_WAIT_MAX)
+                .await
+            {
+                Ok(proposed) => convert::propose_result(proposed),
+                Err(CallError::NotSent { .. }) => Err(not_sent),
+                Err(error) => {
+                    tracing::debug!(leader = id, %error, "no answer to forwarded commands");
+                    Err(ProposeError::Unknown { leader })
+                }
+            }
+        }))
+    }
+}

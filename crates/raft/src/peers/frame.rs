@@ -1,0 +1,226 @@
+//! What goes over a connection between servers: frames.
+//!
+//! ```text
+//! magic "td" │ version u8 = 1 │ kind u8 │ request u32 LE │ length u32 LE │ crc32 u32 LE │ body
+//! ```
+//!
+//! The checksum is of the body. An answer bears the number of the request that it answers.
+
+use std::io;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Wire value: append only.
+const MAGIC: [u8; 2] = *b"td";
+/// Wire value: append only. The layout of frames; what they mean is agreed upon by `Hello`.
+const VERSION: u8 = 1;
+const HEAD_BYTES: usize = 16;
+
+/// The largest body before both sides know each other, and of everything that carries no events.
+pub(crate) const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
+/// The largest body at all: one record of the log, and those that go along with it.
+pub(crate) const BODY_BYTES_MAX: usize = 288 << 20;
+/// What is set aside for a body before any of it has come: who announces much must send it as well.
+const BODY_BYTES_AHEAD_MAX: usize = 64 << 10;
+
+/// A frame as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub kind: u8,
+    pub request: u32,
+    pub body: Bytes,
+}
+
+/// A body as it goes: its parts are written one after the other, never joined.
+pub(crate) type Parts = Vec<Bytes>;
+
+/// Why what came is no frame. The connection cannot go on after it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("the connection failed")]
+    Io(#[source] io::Error),
+    #[error("what came is not of a tidings server (it begins with {found:02x?})")]
+    Magic { found: [u8; 2] },
+    #[error("frames of version {found} are not known here, only {VERSION}")]
+    Version { found: u8 },
+    #[error("a message of kind {kind} has {bytes} bytes, {bytes_max} are allowed")]
+    TooLarge {
+        kind: u8,
+        bytes: usize,
+        bytes_max: usize,
+    },
+    #[error("a message of kind {kind} was damaged on its way")]
+    Checksum { kind: u8 },
+    #[error("the connection ended within a message")]
+    Cut,
+}
+
+/// The next frame; `None` when the connection has ended between two. `bytes_max` tells how large a
+/// body of a kind may be.
+pub(crate) async fn read_frame<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    bytes_max: impl Fn(u8) -> usize,
+) -> Result<Option<Frame>, FrameError> {
+    let mut head = [0; HEAD_BYTES];
+    let first = reader.read(&mut head).await.map_err(FrameError::Io)?;
+    if first == 0 {
+        return Ok(None);
+    }
+    read_rest(reader, &mut head[first..]).await?;
+    let [m0, m1, version, kind, rest @ ..] = head;
+    if [m0, m1] != MAGIC {
+        return Err(FrameError::Magic { found: [m0, m1] });
+    }
+    if version != VERSION {
+        return Err(FrameError::Version { found: version });
+    }
+    let number = |at: usize| {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&rest[at..at + 4]);
+        u32::from_le_bytes(bytes)
+    };
+    let (request, bytes, crc) = (number(0), number(4) as usize, number(8));
+    let bytes_max = bytes_max(kind);
+    if bytes > bytes_max {
+        return Err(FrameError::TooLarge {
+            kind,
+            bytes,
+            bytes_max,
+        });
+    }
+    let mut body = Vec::with_capacity(bytes.min(BODY_BYTES_AHEAD_MAX));
+    let read = reader.take(bytes as u64).read_to_end(&mut body).await;
+    if read.map_err(FrameError::Io)? < bytes {
+        return Err(FrameError::Cut);
+    }
+    if crc32fast::hash(&body) != crc {
+        return Err(FrameError::Checksum { kind });
+    }
+    Ok(Some(Frame {
+        kind,
+        request,
+        body: body.into(),
+    }))
+}
+
+async fn read_rest<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    rest: &mut [u8],
+) -> Result<(), FrameError> {
+    match reader.read_exact(rest).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(FrameError::Cut),
+        Err(error) => Err(FrameError::Io(error)),
+    }
+}
+
+/// Writes one frame. The caller flushes.
+pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    kind: u8,
+    request: u32,
+    body: &[Bytes],
+) -> io::Result<()> {
+    writer.write_all(&head(kind, request, body)?).await?;
+    for part in body {
+        writer.write_all(part).await?;
+    }
+    Ok(())
+}
+
+fn head(kind: u8, request: u32, body: &[Bytes]) -> io::Result<[u8; HEAD_BYTES]> {
+    let bytes: usize = body.iter().map(Bytes::len).sum();
+    if bytes > BODY_BYTES_MAX {
+        return Err(io::Error::other(format!(
+            "a message of {bytes} bytes is larger than another server takes ({BODY_BYTES_MAX})"
+        )));
+    }
+    let mut crc = crc32fast::Hasher::new();
+    body.iter().for_each(|part| crc.update(part));
+    let mut head = [0; HEAD_BYTES];
+    head[..2].copy_from_slice(&MAGIC);
+    head[2] = VERSION;
+    head[3] = kind;
+    head[4..8].copy_from_slice(&request.to_le_bytes());
+    head[8..12].copy_from_slice(&(bytes as u32).to_le_bytes());
+    head[12..].copy_from_slice(&crc.finalize().to_le_bytes());
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    async fn written(kind: u8, request: u32, body: &[Bytes]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, kind, request, body).await.unwrap();
+        bytes
+    }
+
+    async fn read(mut bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+        read_frame(&mut bytes, |_| 1000).await
+    }
+
+    #[tokio::test]
+    async fn a_frame_is_pinned_and_read_back() {
+        let parts = [Bytes::from_static(b"ab"), Bytes::from_static(b"c")];
+        let bytes = written(4, 0x0102, &parts).await;
+        let mut pinned = b"td\x01\x04\x02\x01\x00\x00\x03\x00\x00\x00".to_vec();
+        pinned.extend_from_slice(&0x3524_41c2u32.to_le_bytes());
+        pinned.extend_from_slice(b"abc");
+        assert_eq!(bytes, pinned);
+        let frame = read(&bytes).await.unwrap().unwrap();
+        assert_eq!((frame.kind, frame.request), (4, 0x0102));
+        assert_eq!(frame.body, "abc");
+        assert_eq!(read(&[]).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn other_bytes_are_refused() {
+        let whole = written(4, 1, &[Bytes::from_static(b"abc")]).await;
+        for end in 1..whole.len() {
+            assert!(matches!(read(&whole[..end]).await, Err(FrameError::Cut)));
+        }
+        let changed = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x80;
+            bytes
+        };
+        assert!(matches!(
+            read(&changed(0)).await,
+            Err(FrameError::Magic { .. })
+        ));
+        assert!(matches!(
+            read(&changed(2)).await,
+            Err(FrameError::Version { found: 0x81 })
+        ));
+        assert!(matches!(
+            read(&changed(11)).await,
+            Err(FrameError::TooLarge { .. })
+        ));
+        for at in [12, 16, 18] {
+            assert!(matches!(
+                read(&changed(at)).await,
+                Err(FrameError::Checksum { kind: 4 })
+            ));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            begins_well in any::<bool>(),
+        ) {
+            let mut bytes = bytes;
+            if begins_well && bytes.len() > 3 {
+                bytes[..3].copy_from_slice(b"td\x01");
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _ = runtime.block_on(read(&bytes));
+        }
+    }
+}

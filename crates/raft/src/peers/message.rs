@@ -1,0 +1,423 @@
+//! What servers say to each other, in forms of our own: another version of the consensus engine
+//! changes nothing on the wire.
+//!
+//! The body of a frame is postcard of the struct here; [`Append`] and [`Propose`] are followed by
+//! bytes that go as they lie in the log or came from a client.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::frame::{BODY_BYTES_MAX, Parts, SMALL_BODY_BYTES_MAX};
+
+/// What a message is. Wire value: append only.
+pub(crate) mod kind {
+    pub const HELLO: u8 = 1;
+    pub const WELCOME: u8 = 2;
+    pub const REFUSED: u8 = 3;
+    pub const APPEND: u8 = 4;
+    pub const APPENDED: u8 = 5;
+    pub const VOTE: u8 = 6;
+    pub const PRE_VOTE: u8 = 7;
+    pub const VOTED: u8 = 8;
+    pub const TRANSFER: u8 = 9;
+    pub const TRANSFERRED: u8 = 10;
+    pub const PROPOSE: u8 = 11;
+    pub const PROPOSED: u8 = 12;
+    pub const JOIN: u8 = 13;
+    pub const JOINED: u8 = 14;
+    pub const FORM: u8 = 15;
+    pub const FORMED: u8 = 16;
+}
+
+/// The versions of these messages that this program speaks.
+pub(crate) const VERSION_MIN: u8 = 1;
+pub(crate) const VERSION_MAX: u8 = 1;
+
+/// How large a body of a kind may be.
+pub(crate) fn bytes_max(kind: u8) -> usize {
+    match kind {
+        kind::APPEND | kind::PROPOSE | kind::PROPOSED => BODY_BYTES_MAX,
+        _ => SMALL_BODY_BYTES_MAX,
+    }
+}
+
+pub(crate) type EntryIdBytes = [u8; 24];
+/// A ballot as the log stores it: 17 bytes, in two pieces that serde knows.
+pub(crate) type BallotBytes = ([u8; 16], u8);
+
+/// The first message in each direction: who speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub version_min: u8,
+    pub version_max: u8,
+    pub timeline: Option<u128>,
+    pub server: Server,
+    pub stage: Stage,
+    /// How many servers form a cluster.
+    pub expects: u32,
+    /// The fresh servers that this one could reach a moment ago; itself is among them.
+    pub fresh: Vec<u64>,
+    /// Everybody that it knows of.
+    pub known: Vec<Server>,
+    pub leader: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Server {
+    pub id: u64,
+    pub name: String,
+    /// Where it listens for peers.
+    pub address: String,
+}
+
+/// How far a server has come. Wire value: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stage {
+    /// It has never been in a cluster.
+    Fresh,
+    /// It has been spoken to by a cluster and does not know its members yet.
+    Begun,
+    /// It knows the members of its cluster.
+    Member,
+}
+
+/// Why nothing more is said, or why one request is not answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refused {
+    pub reason: RefusedReason,
+    /// For people: what is wrong and what to do.
+    pub sentence: String,
+}
+
+/// Wire value: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RefusedReason {
+    Malformed,
+    Versions,
+    OtherTimeline,
+    /// The server that is spoken to is the one that speaks.
+    Itself,
+    TooManyConnections,
+    /// The consensus engine has stopped.
+    Stopped,
+    Unexpected,
+    /// The name belongs to another server of the cluster.
+    NameTaken,
+}
+
+/// Entries, or none as a sign of life. The records follow, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Append {
+    pub ballot: BallotBytes,
+    pub before: Option<EntryIdBytes>,
+    pub committed: Option<EntryIdBytes>,
+    pub records: Vec<RecordHead>,
+}
+
+/// A record of the log without its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RecordHead {
+    pub id: EntryIdBytes,
+    pub kind: u8,
+    pub bytes: u32,
+}
+
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Appended {
+    Done,
+    Conflict,
+    HigherBallot(BallotBytes),
+}
+
+/// Asks for a vote, or whether it would be given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Vote {
+    pub ballot: BallotBytes,
+    pub last: Option<EntryIdBytes>,
+    pub transfer: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Voted {
+    pub ballot: BallotBytes,
+    pub granted: bool,
+    pub last: Option<EntryIdBytes>,
+}
+
+/// The leader hands over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Transfer {
+    pub ballot: BallotBytes,
+    pub to: u64,
+    pub last: Option<EntryIdBytes>,
+}
+
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Transferred {
+    Done,
+    BallotChanged {
+        expected: BallotBytes,
+        actual: BallotBytes,
+    },
+    NotFlushed {
+        expected: Option<EntryIdBytes>,
+        actual: Option<EntryIdBytes>,
+    },
+}
+
+/// Commands for the leader. They follow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Propose {
+    pub commands: u32,
+    pub takes_reserve: bool,
+}
+
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Proposed {
+    Outcomes(Vec<OutcomeRecord>),
+    Overloaded { retry_after_ms: u64 },
+    DiskFull { free: u64, reserve: u64 },
+    TooLarge { bytes: u64, bytes_max: u64 },
+    NotLeader { leader: Option<u64> },
+    Unknown { leader: Option<u64> },
+}
+
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum OutcomeRecord {
+    Published { index: u64 },
+    Duplicate { index: u64 },
+    Stored { index: u64 },
+    Deleted { index: u64 },
+    Done,
+    CasMismatch { expected: u64, current: u64 },
+    NoEntry,
+    PartlyDuplicate { index: u64 },
+}
+
+/// Asks the leader to take the server that speaks into the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Join {}
+
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Joined {
+    /// It belongs to the cluster; entries come by themselves.
+    Done,
+    NotLeader {
+        leader: Option<Server>,
+    },
+    /// The membership is changing already: ask again.
+    Busy,
+}
+
+/// Asks a fresh server for its word to form a cluster of these servers and no other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Form {
+    pub servers: Vec<u64>,
+}
+
+/// Whether the word is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Formed {
+    pub agreed: bool,
+}
+
+/// The body of `message`.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Bytes, postcard::Error> {
+    postcard::to_extend(message, Vec::new()).map(Bytes::from)
+}
+
+/// The body of `message`, with `rest` after it.
+pub(crate) fn encode_with<T: Serialize>(
+    message: &T,
+    rest: impl IntoIterator<Item = Bytes>,
+) -> Result<Parts, postcard::Error> {
+    let mut parts = vec![encode(message)?];
+    parts.extend(rest);
+    Ok(parts)
+}
+
+/// The message that `body` is. What a later version has added at its end is not looked at.
+pub(crate) fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, postcard::Error> {
+    decode_with(body).map(|(message, _)| message)
+}
+
+/// The message that `body` begins with, and what follows.
+pub(crate) fn decode_with<T: DeserializeOwned>(
+    body: &Bytes,
+) -> Result<(T, Bytes), postcard::Error> {
+    let (message, rest) = postcard::take_from_bytes(body)?;
+    Ok((message, body.slice(body.len() - rest.len()..)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pinned<T>(message: T, bytes: &[u8])
+    where
+        T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        let encoded = encode(&message).unwrap();
+        assert_eq!(encoded, bytes, "{message:?}");
+        assert_eq!(decode::<T>(&encoded).unwrap(), message);
+    }
+
+    const BALLOT: BallotBytes = ([7; 16], 1);
+    const ID: EntryIdBytes = [9; 24];
+
+    fn joined(pieces: &[&[u8]]) -> Vec<u8> {
+        pieces.concat()
+    }
+
+    /// These bytes go between servers of different versions: they may not change.
+    #[test]
+    fn messages_are_pinned() {
+        let server = Server {
+            id: 300,
+            name: "n".into(),
+            address: "a".into(),
+        };
+        pinned(
+            Hello {
+                version_min: 1,
+                version_max: 2,
+                timeline: Some(5),
+                server: server.clone(),
+                stage: Stage::Member,
+                expects: 3,
+                fresh: vec![300],
+                known: vec![server],
+                leader: Some(4),
+            },
+            b"\x01\x02\x01\x05\xac\x02\x01n\x01a\x02\x03\x01\xac\x02\x01\xac\x02\x01n\x01a\x01\x04",
+        );
+        pinned(
+            Refused {
+                reason: RefusedReason::Itself,
+                sentence: "no".into(),
+            },
+            b"\x03\x02no",
+        );
+        let head = RecordHead {
+            id: ID,
+            kind: 1,
+            bytes: 2,
+        };
+        pinned(
+            Append {
+                ballot: BALLOT,
+                before: None,
+                committed: Some(ID),
+                records: vec![head],
+            },
+            &joined(&[&[7; 16], &[1, 0, 1], &ID, &[1], &ID, &[1, 2]]),
+        );
+        pinned(Appended::Done, &[0]);
+        pinned(Appended::Conflict, &[1]);
+        pinned(
+            Appended::HigherBallot(BALLOT),
+            &joined(&[&[2], &[7; 16], &[1]]),
+        );
+        pinned(
+            Vote {
+                ballot: BALLOT,
+                last: Some(ID),
+                transfer: true,
+            },
+            &joined(&[&[7; 16], &[1, 1], &ID, &[1]]),
+        );
+        pinned(
+            Voted {
+                ballot: BALLOT,
+                granted: true,
+                last: None,
+            },
+            &joined(&[&[7; 16], &[1, 1, 0]]),
+        );
+        pinned(
+            Transfer {
+                ballot: BALLOT,
+                to: 2,
+                last: None,
+            },
+            &joined(&[&[7; 16], &[1, 2, 0]]),
+        );
+        pinned(Transferred::Done, &[0]);
+        pinned(
+            Transferred::NotFlushed {
+                expected: None,
+                actual: None,
+            },
+            &[2, 0, 0],
+        );
+        pinned(
+            Propose {
+                commands: 2,
+                takes_reserve: true,
+            },
+            &[2, 1],
+        );
+        pinned(
+            Proposed::Outcomes(vec![
+                OutcomeRecord::Published { index: 1 },
+                OutcomeRecord::Duplicate { index: 2 },
+                OutcomeRecord::Stored { index: 3 },
+                OutcomeRecord::Deleted { index: 4 },
+                OutcomeRecord::Done,
+                OutcomeRecord::CasMismatch {
+                    expected: 5,
+                    current: 6,
+                },
+                OutcomeRecord::NoEntry,
+                OutcomeRecord::PartlyDuplicate { index: 7 },
+            ]),
+            &[0, 8, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7],
+        );
+        pinned(Proposed::Overloaded { retry_after_ms: 1 }, &[1, 1]);
+        pinned(
+            Proposed::DiskFull {
+                free: 1,
+                reserve: 2,
+            },
+            &[2, 1, 2],
+        );
+        pinned(
+            Proposed::TooLarge {
+                bytes: 2,
+                bytes_max: 1,
+            },
+            &[3, 2, 1],
+        );
+        pinned(Proposed::NotLeader { leader: None }, &[4, 0]);
+        pinned(Proposed::Unknown { leader: Some(1) }, &[5, 1, 1]);
+        pinned(Join {}, &[]);
+        pinned(Joined::Done, &[0]);
+        pinned(Joined::NotLeader { leader: None }, &[1, 0]);
+        pinned(Joined::Busy, &[2]);
+        pinned(
+            Form {
+                servers: vec![1, 2],
+            },
+            &[2, 1, 2],
+        );
+        pinned(Formed { agreed: true }, &[1]);
+    }
+
+    #[test]
+    fn what_follows_a_message_is_handed_on_without_a_copy() {
+        let message = Propose {
+            commands: 1,
+            takes_reserve: false,
+        };
+        let parts = encode_with(&message, [Bytes::from_static(b"commands")]).unwrap();
+        let body = Bytes::from(parts.concat());
+        let (read, rest) = decode_with::<Propose>(&body).unwrap();
+        assert_eq!((read, &rest[..]), (message, &b"commands"[..]));
+        assert!(decode::<Append>(&body).is_err());
+    }
+}

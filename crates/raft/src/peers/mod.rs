@@ -1,0 +1,34 @@
+//! The other servers: how they are found, what is said to them, what is answered.
+//!
+//! ```text
+//!  engine ──▶ network ──▶ link ──▶ connection ══ frames of messages ══▶ serve ──▶ engine, queue
+//!  Replica ─▶ forward ──▶   │
+//!                       me ─┴─ formation: greet everybody, form or join
+//!                              lead: found, record settings, give votes
+//! ```
+//!
+//! A connection has one direction: requests go out of the server that made it, answers come back
+//! under their numbers. There are three to each server: what is urgent, what is much and what comes
+//! from clients do not wait for each other.
+
+mod connection;
+mod convert;
+mod formation;
+mod forward;
+mod frame;
+mod keeper;
+mod lead;
+mod link;
+mod me;
+mod message;
+mod network;
+mod serve;
+
+pub(crate) use formation::Formation;
+pub(crate) use forward::Forwarder;
+pub(crate) use keeper::Keeper;
+pub(crate) use lead::Lead;
+pub(crate) use link::Links;
+pub(crate) use me::Me;
+pub(crate) use message::Server;
+pub(crate) use serve::{Service, listen};

@@ -1,0 +1,350 @@
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use openraft::Raft;
+use serde::Serialize;
+use tokio::{
+    io::{AsyncWriteExt, BufReader, BufWriter},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+    time,
+};
+
+use super::{
+    connection::{BUFFER_BYTES, HANDSHAKE_WAIT_MAX},
+    convert,
+    formation::Formation,
+    frame::{Frame, FrameError, SMALL_BODY_BYTES_MAX, read_frame, write_frame},
+    me::Me,
+    message::{
+        Form, Formed, Hello, Propose, Refused, RefusedReason, bytes_max, decode, decode_with,
+        encode, kind,
+    },
+};
+use crate::{
+    binding::Binding,
+    error::{ProposeError, chain},
+    machine::Machine,
+    queue::{Queue, Waiting},
+};
+
+/// Connections from other servers; each of them has three, and one more now and then.
+const CONNECTIONS_MAX: usize = 256;
+/// Requests of one connection that are worked at. The next is read when one of them is done.
+const REQUESTS_MAX: usize = 256;
+/// Their bytes; a larger request is worked at alone.
+const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// A connection on which nothing comes for so long is closed.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// A peer that takes none of its answers for so long is cut.
+const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long accepting waits after it failed, for instance for want of file descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Answers the other servers.
+pub(crate) struct Service {
+    pub me: Arc<Me>,
+    pub raft: Raft<Binding, Machine>,
+    pub queue: Arc<Queue>,
+    pub formation: Arc<Formation>,
+}
+
+/// Takes connections until it is dropped, and all of them with it.
+pub(crate) async fn listen(listener: TcpListener, service: Arc<Service>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection from another server");
+                time::sleep(ACCEPT_RETRY_DELAY).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!(%address, "too many connections from other servers");
+            // closed without a word: whoever opens them by the hundred reads none
+            continue;
+        };
+        let service = service.clone();
+        connections.spawn(async move {
+            if let Err(error) = service.serve(stream).await {
+                tracing::warn!(%address, error = %chain(&error), "a server's connection was closed");
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Why a connection was closed.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("no valid message came")]
+    Frame(#[from] FrameError),
+    #[error("{}", .0.sentence)]
+    Refused(Refused),
+    #[error("the connection failed")]
+    Io(#[from] io::Error),
+    #[error("it did not introduce itself within {} s", HANDSHAKE_WAIT_MAX.as_secs())]
+    NoHello,
+    #[error("it did not take its answers")]
+    Stalled,
+}
+
+/// The answer to one request.
+struct Reply {
+    kind: u8,
+    request: u32,
+    body: Bytes,
+    /// What the request weighed.
+    bytes: usize,
+}
+
+impl Service {
+    async fn serve(&self, mut stream: TcpStream) -> Result<(), ServeError> {
+        stream.set_nodelay(true)?;
+        let hello = match time::timeout(HANDSHAKE_WAIT_MAX, self.welcome(&mut stream)).await {
+            Ok(Ok(Some(hello))) => hello,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => {
+                self.refuse(&mut stream, &error).await;
+                return match error {
+                    // that is how a server finds out which of the addresses is its own
+                    ServeError::Refused(refused) if refused.reason == RefusedReason::Itself => {
+                        Ok(())
+                    }
+                    error => Err(error),
+                };
+            }
+            Err(_) => return Err(ServeError::NoHello),
+        };
+        self.me.learn(&hello.server);
+        let (reader, writer) = stream.into_split();
+        let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
+        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
+        let mut replies: FuturesUnordered<BoxFuture<'_, Reply>> = FuturesUnordered::new();
+        let mut bytes = 0;
+        // A frame is read over many turns of the loop: what has come of it is kept.
+        let mut next = Box::pin(next_frame(&mut reader));
+        loop {
+            let has_room = replies.len() < REQUESTS_MAX && bytes < REQUEST_BYTES_MAX;
+            tokio::select! {
+                Some(reply) = replies.next() => {
+                    let reply: Reply = reply;
+                    bytes -= reply.bytes;
+                    let written = async {
+                        let mut reply = Some(reply);
+                        while let Some(Reply { kind, request, body, .. }) = reply {
+                            write_frame(&mut writer, kind, request, &[body]).await?;
+                            reply = replies.next().now_or_never().flatten();
+                            bytes -= reply.as_ref().map_or(0, |reply| reply.bytes);
+                        }
+                        writer.flush().await
+                    };
+                    time::timeout(WRITE_WAIT_MAX, written)
+                        .await
+                        .map_err(|_| ServeError::Stalled)??;
+                }
+                came = &mut next, if has_room => {
+                    let (came, reader) = came;
+                    let frame = match came {
+                        Ok(Some(frame)) => frame,
+                        Ok(None) => return Ok(()),
+                        Err(error) => {
+                            let error = ServeError::Frame(error);
+                            drop(replies);
+                            let _ = time::timeout(WRITE_WAIT_MAX, refuse(&mut writer, &error)).await;
+                            return Err(error);
+                        }
+                    };
+                    bytes += frame.body.len();
+                    let reply = self.begin(&hello, frame).await;
+                    replies.push(reply);
+                    next.set(next_frame(reader));
+                }
+                () = time::sleep(IDLE_MAX), if replies.is_empty() => return Ok(()),
+            }
+        }
+    }
+
+    /// Both sides introduce themselves; `None` when the other has gone again.
+    async fn welcome(&self, stream: &mut TcpStream) -> Result<Option<Hello>, ServeError> {
+        let Some(frame) = read_frame(stream, |_| SMALL_BODY_BYTES_MAX).await? else {
+            return Ok(None);
+        };
+        let malformed = |what: &str| {
+            ServeError::Refused(Refused {
+                reason: RefusedReason::Malformed,
+                sentence: format!("{what}: this port is for other tidings servers"),
+            })
+        };
+        if frame.kind != kind::HELLO {
+            return Err(malformed("the first message is not a greeting"));
+        }
+        let hello: Hello =
+            decode(&frame.body).map_err(|_| malformed("the greeting cannot be read"))?;
+        self.me.admit(&hello).map_err(ServeError::Refused)?;
+        let welcome = encode(&self.me.hello()).map_err(io::Error::other)?;
+        write_frame(stream, kind::WELCOME, frame.request, &[welcome]).await?;
+        Ok(Some(hello))
+    }
+
+    async fn refuse(&self, stream: &mut TcpStream, error: &ServeError) {
+        let told = time::timeout(WRITE_WAIT_MAX, refuse(stream, error));
+        // whoever does not listen is not told
+        let _ = told.await;
+    }
+
+    /// Takes a request on, in the order in which requests came. What it returns works at it.
+    async fn begin<'s>(&'s self, hello: &'s Hello, frame: Frame) -> BoxFuture<'s, Reply> {
+        let Frame {
+            kind,
+            request,
+            body,
+        } = frame;
+        let bytes = body.len();
+        // Commands have their place in the queue before the next request is looked at.
+        let queued = match kind {
+            kind::PROPOSE => Some(self.enqueue(&body).await),
+            _ => None,
+        };
+        let answer = async move {
+            match queued {
+                Some(queued) => answer_commands(queued?).await,
+                None => self.answer(hello, kind, body).await,
+            }
+        };
+        let reply = async move {
+            let (kind, body) = match answer.await {
+                Ok(answer) => answer,
+                Err(refused) => (kind::REFUSED, encode(&refused).unwrap_or_default()),
+            };
+            Reply {
+                kind,
+                request,
+                body,
+                bytes,
+            }
+        };
+        Box::pin(reply)
+    }
+
+    async fn answer(&self, hello: &Hello, kind: u8, body: Bytes) -> Result<(u8, Bytes), Refused> {
+        match kind {
+            kind::APPEND => {
+                let request = convert::append_of(&body).map_err(|error| malformed(&error))?;
+                let appended = self.raft.append_entries(request).await;
+                let appended = appended.map_err(|error| stopped(&error))?;
+                reply(kind::APPENDED, &convert::appended(&appended))
+            }
+            kind::VOTE | kind::PRE_VOTE => {
+                let vote = decode(&body).map_err(|error| malformed(&error))?;
+                let vote = convert::vote_of(vote).map_err(|error| malformed(&error))?;
+                let voted = match kind {
+                    kind::VOTE => self.raft.vote(vote).await,
+                    _ => self.raft.pre_vote(vote).await,
+                };
+                let voted = voted.map_err(|error| stopped(&error))?;
+                reply(kind::VOTED, &convert::voted(&voted))
+            }
+            kind::TRANSFER => {
+                let transfer = decode(&body).map_err(|error| malformed(&error))?;
+                let transfer = convert::transfer_of(transfer).map_err(|error| malformed(&error))?;
+                let transferred = self.raft.handle_transfer_leader(transfer).await;
+                let transferred = transferred.map_err(|error| stopped(&error))?;
+                reply(kind::TRANSFERRED, &convert::transferred(&transferred))
+            }
+            kind::JOIN => {
+                let joined = self.formation.take_in(&self.raft, &hello.server).await?;
+                reply(kind::JOINED, &joined)
+            }
+            kind::FORM => {
+                let form: Form = decode(&body).map_err(|error| malformed(&error))?;
+                let agreed = self.formation.agree(hello.server.id, &form.servers);
+                reply(kind::FORMED, &Formed { agreed })
+            }
+            other => Err(Refused {
+                reason: RefusedReason::Unexpected,
+                sentence: format!("a message of kind {other} is no request that is known here"),
+            }),
+        }
+    }
+
+    /// Gives commands their place in the order, if this server leads.
+    async fn enqueue(&self, body: &Bytes) -> Result<Result<Outcomes, ProposeError>, Refused> {
+        let (propose, commands) =
+            decode_with::<Propose>(body).map_err(|error| malformed(&error))?;
+        convert::check_commands(propose.commands, &commands).map_err(|error| malformed(&error))?;
+        if !self.raft.is_leader() {
+            return Ok(Err(ProposeError::NotLeader {
+                leader: self.me.leader().filter(|&id| id != self.me.server.id),
+            }));
+        }
+        let (answer, answered) = oneshot::channel();
+        let group = Waiting {
+            commands: propose.commands as usize,
+            takes_reserve: propose.takes_reserve,
+            bytes: commands,
+            answer,
+        };
+        Ok(self.queue.push(group).await.map(|()| answered))
+    }
+}
+
+type Outcomes = oneshot::Receiver<Result<Vec<tidings_timeline::Outcome>, ProposeError>>;
+
+async fn answer_commands(queued: Result<Outcomes, ProposeError>) -> Result<(u8, Bytes), Refused> {
+    let result = match queued {
+        Ok(answered) => answered
+            .await
+            .unwrap_or(Err(ProposeError::Unknown { leader: None })),
+        Err(error) => Err(error),
+    };
+    reply(kind::PROPOSED, &convert::proposed(result))
+}
+
+/// The next frame, and the reader for the one after it.
+async fn next_frame<R: tokio::io::AsyncRead + Unpin>(
+    reader: &mut R,
+) -> (Result<Option<Frame>, FrameError>, &mut R) {
+    (read_frame(reader, bytes_max).await, reader)
+}
+
+async fn refuse<W: tokio::io::AsyncWrite + Unpin>(
+    writer: &mut W,
+    error: &ServeError,
+) -> io::Result<()> {
+    let refused = match error {
+        ServeError::Refused(refused) => refused.clone(),
+        error => malformed(error),
+    };
+    let body = encode(&refused).map_err(io::Error::other)?;
+    write_frame(writer, kind::REFUSED, 0, &[body]).await?;
+    writer.flush().await
+}
+
+fn reply<T: Serialize>(kind: u8, message: &T) -> Result<(u8, Bytes), Refused> {
+    let body = encode(message).map_err(|error| stopped(&error))?;
+    Ok((kind, body))
+}
+
+fn malformed(error: &dyn std::error::Error) -> Refused {
+    Refused {
+        reason: RefusedReason::Malformed,
+        sentence: chain(error),
+    }
+}
+
+fn stopped(error: &dyn std::error::Error) -> Refused {
+    Refused {
+        reason: RefusedReason::Stopped,
+        sentence: format!("this server has stopped: {}", chain(error)),
+    }
+}

@@ -1,0 +1,196 @@
+//! Servers in temporary directories that know one another's addresses.
+
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+
+use tempfile::TempDir;
+use tidings_event::{Index, Limits, NewEvent, Timestamp};
+use tidings_raft::{
+    DiskLimits, PeersConfig, ProposeError, QueueLimits, Replica, ReplicaConfig, VerifyHistory,
+};
+use tidings_timeline::{BrokerConfig, CommandGroup, Outcome, Stamper};
+use tokio::{
+    net::TcpListener,
+    time::{self, Instant},
+};
+
+/// How long anything may take, on a slow machine that does other things as well.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+pub struct Server {
+    pub dir: TempDir,
+    pub name: String,
+}
+
+impl Server {
+    pub fn new(name: &str) -> Server {
+        Server {
+            dir: tempfile::tempdir().unwrap(),
+            name: name.to_owned(),
+        }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn config(&self) -> ReplicaConfig {
+        ReplicaConfig {
+            data_dir: self.data_dir(),
+            node_id: 0,
+            node_name: self.name.clone(),
+            settings: None,
+            queue: QueueLimits::default(),
+            disk: DiskLimits {
+                free_reserve: 0,
+                ..DiskLimits::default()
+            },
+            broker: BrokerConfig::default(),
+            verify: VerifyHistory::All,
+            clock: Arc::new(|| Timestamp::from_unix_micros(1_800_000_000_000_000)),
+        }
+    }
+
+    /// Starts on a free port; where that is comes along.
+    pub async fn start(&self, expect: u32, join: &[String]) -> (Replica, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let peers = PeersConfig {
+            listener,
+            advertise: address.clone(),
+            bootstrap_expect: expect,
+            join: join.to_vec(),
+        };
+        let replica = Replica::open_with_peers(self.config(), peers).await;
+        (replica.unwrap(), address)
+    }
+}
+
+pub struct Cluster {
+    pub servers: Vec<Server>,
+    pub replicas: Vec<Replica>,
+    pub addresses: Vec<String>,
+}
+
+impl Cluster {
+    /// Three servers that have met, two of which were told of the first.
+    pub async fn of_three() -> Cluster {
+        let mut cluster = Cluster {
+            servers: Vec::new(),
+            replicas: Vec::new(),
+            addresses: Vec::new(),
+        };
+        for name in ["a", "b", "c"] {
+            let server = Server::new(name);
+            let first: Vec<String> = cluster.addresses.iter().take(1).cloned().collect();
+            let (replica, address) = server.start(3, &first).await;
+            cluster.servers.push(server);
+            cluster.replicas.push(replica);
+            cluster.addresses.push(address);
+        }
+        for replica in &cluster.replicas {
+            in_time("the cluster has formed", replica.ready()).await;
+        }
+        cluster
+    }
+
+    /// The place of the server that leads.
+    pub async fn leader(&self) -> usize {
+        let leads = || self.replicas.iter().position(Replica::is_leader);
+        until("somebody leads", || leads().is_some()).await;
+        leads().unwrap_or(0)
+    }
+
+    /// Waits until all servers have everything, and checks that all have the same bytes.
+    pub async fn check_one_history(&self) {
+        let newest = |replica: &Replica| replica.state().index;
+        let most = self.replicas.iter().map(newest).max().unwrap();
+        for replica in &self.replicas {
+            until("all have everything", || newest(replica) >= most).await;
+        }
+        let first = history(&self.servers[0]);
+        assert!(!first.is_empty());
+        for server in &self.servers[1..] {
+            assert!(history(server) == first, "server {} differs", server.name);
+        }
+    }
+
+    pub async fn shutdown(self) {
+        for replica in &self.replicas {
+            in_time("shutdown", replica.shutdown()).await;
+        }
+    }
+}
+
+/// What a future gives, which must come within [`WAIT_MAX`].
+pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match time::timeout(WAIT_MAX, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {WAIT_MAX:?}"),
+    }
+}
+
+/// Waits for a condition of which nobody tells.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    in_time(what, async {
+        while !condition() {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// A group that publishes one event under an Id.
+pub fn publish(key: &str) -> CommandGroup {
+    let json = format!(
+        r#"{{"Topic":"Job","Type":"JobRegistered","Key":"{key}","Id":"{key}","Payload":{{"n":1}}}}"#
+    );
+    let event = NewEvent::parse(json.as_bytes()).unwrap();
+    let mut group = CommandGroup::new();
+    let mut stamper = Stamper::new("n", "test", 1);
+    group
+        .publish(&[event], &mut stamper, &Limits::default())
+        .unwrap();
+    group
+}
+
+/// Publishes one event, again and again as long as there is nobody to take it.
+pub async fn publish_one(replica: &Replica, key: &str) -> Index {
+    let begun = Instant::now();
+    loop {
+        match in_time("an answer", replica.propose(publish(key))).await {
+            Ok(outcomes) => match outcomes[..] {
+                [Outcome::Published { index } | Outcome::Duplicate { index }] => return index,
+                _ => panic!("not published: {outcomes:?}"),
+            },
+            Err(ProposeError::NotLeader { .. } | ProposeError::Unknown { .. }) => {
+                assert!(begun.elapsed() < WAIT_MAX, "nobody takes {key}");
+                time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// All files of a server's history, and their bytes.
+pub fn history(server: &Server) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(server.data_dir().join("history"))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "ndjson"))
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read(path).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// How often an event of `key` stands in a server's history.
+pub fn count(server: &Server, key: &str) -> usize {
+    let key = format!(r#""Key":"{key}""#);
+    history(server)
+        .iter()
+        .map(|(_, bytes)| String::from_utf8_lossy(bytes).matches(&key).count())
+        .sum()
+}

@@ -1,0 +1,9 @@
+//! Several replicas in one process that hold one timeline, on loopback.
+
+// what the modules share is outside of test functions, where clippy expects it
+#![allow(clippy::unwrap_used)]
+
+mod agree;
+mod cluster;
+mod leave;
+mod refuse;

@@ -1,0 +1,102 @@
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::cluster::{Cluster, Server, history, in_time, publish_one};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_of_another_timeline_is_refused() {
+    let cluster = Cluster::of_three().await;
+    publish_one(&cluster.replicas[0], "ours").await;
+    let other = Server::new("other");
+    let (replica, _) = other.start(1, &[]).await;
+    in_time("it is alone", replica.ready()).await;
+    publish_one(&replica, "theirs").await;
+    replica.shutdown().await;
+    let before = history(&other);
+
+    let (replica, address) = other.start(1, &cluster.addresses).await;
+    in_time("it leads itself", replica.ready()).await;
+    // Both sides would have learned of each other in the first round; what they say to each other:
+    let hello = greeting(&address).await;
+    let refused = said(&cluster.addresses[0], &hello).await;
+    assert!(refused.contains("holds timeline"), "{refused}");
+    assert!(refused.contains("empty data directory"), "{refused}");
+
+    publish_one(&cluster.replicas[1], "ours too").await;
+    cluster.check_one_history().await;
+    assert_eq!(cluster.replicas[0].status().members.len(), 3);
+    assert_eq!(replica.status().members.len(), 1);
+    assert_eq!(history(&other), before);
+    replica.shutdown().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_refused_with_a_sentence_and_changes_nothing() {
+    let cluster = Cluster::of_three().await;
+    publish_one(&cluster.replicas[0], "before").await;
+    let http = said(&cluster.addresses[0], b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(http.contains("not of a tidings server"), "{http}");
+    let mut large = b"td\x01\x01\0\0\0\0\xff\xff\xff\xff\0\0\0\0".to_vec();
+    let refused = said(&cluster.addresses[0], &large).await;
+    assert!(refused.contains("are allowed"), "{refused}");
+    large[2] = 9;
+    let refused = said(&cluster.addresses[0], &large).await;
+    assert!(refused.contains("version 9"), "{refused}");
+    // a sound frame that is no greeting
+    let empty = b"td\x01\x04\0\0\0\0\0\0\0\0\0\0\0\0";
+    let refused = said(&cluster.addresses[0], empty).await;
+    assert!(refused.contains("not a greeting"), "{refused}");
+    // its own greeting back to it
+    let own = greeting(&cluster.addresses[0]).await;
+    let refused = said(&cluster.addresses[0], &own).await;
+    assert!(refused.contains("this server itself"), "{refused}");
+
+    publish_one(&cluster.replicas[1], "after").await;
+    cluster.check_one_history().await;
+    assert_eq!(cluster.replicas[0].status().members.len(), 3);
+    cluster.shutdown().await;
+}
+
+/// What a server says to bytes, until it closes the connection.
+async fn said(address: &str, bytes: &[u8]) -> String {
+    in_time("an answer", async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        // what was not read of ours may reset the connection behind the answer
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    })
+    .await
+}
+
+/// The frame with which a server introduces itself: its answer to a stranger, as a greeting.
+async fn greeting(address: &str) -> Vec<u8> {
+    in_time("a welcome", async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // versions 1 to 1, no timeline, server 5 without name and address, fresh, expects nobody
+        let body = [1, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0];
+        stream.write_all(&frame(1, &body)).await.unwrap();
+        let mut head = [0; 16];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(head[3], 2, "welcome");
+        let bytes = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
+        let mut body = vec![0; bytes as usize];
+        stream.read_exact(&mut body).await.unwrap();
+        frame(1, &body)
+    })
+    .await
+}
+
+fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = b"td\x01".to_vec();
+    frame.push(kind);
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    frame.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+    frame.extend_from_slice(body);
+    frame
+}
