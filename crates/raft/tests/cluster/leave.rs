@@ -73,6 +73,8 @@ async fn a_leader_that_stops_hands_over_and_no_publish_is_lost() {
     let stopping = cluster.replicas.remove(leader);
     in_time("shutdown", stopping.shutdown()).await;
     drop(stopping);
+    let leads = cluster.replicas.iter().any(Replica::is_leader);
+    assert!(leads, "handed over, not elected after a while");
     cluster.servers.remove(leader);
     let new_leader = cluster.leader().await;
     let after = cluster.replicas[new_leader].state().index;

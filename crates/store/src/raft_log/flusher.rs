@@ -1,7 +1,7 @@
 //! The one thread that writes the Raft log: group commit.
 //!
 //! ```text
-//! append ─▶ queue ─▶ take all ─▶ write (one pwritev) ─▶ fdatasync ─▶ call all `done` in order
+//! append ─▶ queue ─▶ take all ─▶ write (one call) ─▶ fdatasync ─▶ call all `done` in order
 //!                       ▲                                                    │
 //!                       └────────── what came in meanwhile is the next batch ┘
 //! ```
