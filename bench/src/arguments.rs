@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
 
+use crate::deployment::Deployment;
 use crate::peers::Peer;
 use crate::report::Output;
 use crate::workloads::Workload;
@@ -20,6 +22,18 @@ use crate::workloads::Workload;
     args_conflicts_with_subcommands = true
 )]
 pub struct Arguments {
+    /// What is measured, and how it is told.
+    #[command(flatten)]
+    pub options: Options,
+
+    /// Something else than one server of each.
+    #[command(subcommand)]
+    pub role: Option<Role>,
+}
+
+/// What is measured, and how it is told.
+#[derive(Args, Debug)]
+pub struct Options {
     /// How the report is written to standard output
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -28,12 +42,14 @@ pub struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=101))]
     pub rounds: Option<u16>,
 
-    /// Only these workloads: publish, fanout, latency, replay, memory, filtered
+    /// Only these workloads: publish, fanout, latency, replay, memory, filtered; of a cluster
+    /// publish, failover, catch-up, relay
     #[arg(long, value_delimiter = ',', value_parser = workload, value_name = "WORKLOAD")]
     pub only: Vec<Workload>,
 
     /// Only these systems: tidings, nats, nats-always, redis-always,
-    /// redis-everysec, redis (both), etcd, bare, bare-frame, all
+    /// redis-everysec, redis (both), etcd, bare, bare-frame, all; of a cluster
+    /// tidings, nats, nats-always, etcd
     #[arg(long, value_delimiter = ',', value_parser = peers, value_name = "SYSTEM")]
     pub peers: Vec<PeerSet>,
 
@@ -52,15 +68,22 @@ pub struct Arguments {
     /// Fail when a server is missing, instead of installing it
     #[arg(long)]
     pub no_install: bool,
-
-    /// What this program is as a child of itself.
-    #[command(subcommand)]
-    pub role: Option<Role>,
 }
 
-/// What this program is as a child of itself.
+/// Something else than one server of each.
 #[derive(Debug, Subcommand)]
 pub enum Role {
+    /// Clusters of three servers: publishing, the death of a leader, a new server that catches up,
+    /// an agent that relays
+    Cluster {
+        /// What is measured, and how it is told.
+        #[command(flatten)]
+        options: Options,
+
+        /// Frames that the new server of catch-up has to get
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        frames: Option<u64>,
+    },
     /// The bare broadcaster
     #[command(hide = true)]
     Bare {
@@ -80,23 +103,51 @@ pub enum Role {
 #[derive(Clone, Debug)]
 pub struct PeerSet(Vec<Peer>);
 
-impl Arguments {
+impl Options {
     /// The systems to measure, each once, in the tables' order.
-    pub fn chosen_peers(&self) -> Vec<Peer> {
-        Peer::ALL
-            .into_iter()
-            .filter(|peer| {
-                self.peers.is_empty() || self.peers.iter().any(|set| set.0.contains(peer))
-            })
-            .collect()
+    ///
+    /// # Errors
+    ///
+    /// None of those that were asked for is run in this way.
+    pub fn chosen_peers(&self, deployment: Deployment) -> Result<Vec<Peer>> {
+        let chosen = |peer: &&Peer| {
+            self.peers.is_empty() || self.peers.iter().any(|set| set.0.contains(peer))
+        };
+        let peers: Vec<Peer> = deployment.peers().iter().filter(chosen).copied().collect();
+        if peers.is_empty() {
+            let names: Vec<_> = deployment.peers().iter().map(|peer| peer.name()).collect();
+            bail!(
+                "none of these systems is measured as {}: there are {}",
+                deployment.name(),
+                names.join(", ")
+            );
+        }
+        Ok(peers)
     }
 
     /// The workloads to run, each once, in their order.
-    pub fn chosen_workloads(&self) -> Vec<Workload> {
-        Workload::ALL
-            .into_iter()
-            .filter(|workload| self.only.is_empty() || self.only.contains(workload))
-            .collect()
+    ///
+    /// # Errors
+    ///
+    /// None of those that were asked for says something about this way of running the systems.
+    pub fn chosen_workloads(&self, deployment: Deployment) -> Result<Vec<Workload>> {
+        let chosen = |workload: &&Workload| self.only.is_empty() || self.only.contains(workload);
+        let workloads: Vec<Workload> = deployment
+            .workloads()
+            .iter()
+            .filter(chosen)
+            .copied()
+            .collect();
+        if workloads.is_empty() {
+            let all = deployment.workloads().iter();
+            let names: Vec<_> = all.map(|workload| workload.name()).collect();
+            bail!(
+                "none of these workloads is for {}: there are {}",
+                deployment.name(),
+                names.join(", ")
+            );
+        }
+        Ok(workloads)
     }
 
     /// How many rounds.
@@ -136,20 +187,45 @@ mod tests {
 
     #[test]
     fn names_choose_systems_once() {
-        let arguments = Arguments::parse_from([
+        let options = Arguments::parse_from([
             "bench",
             "--peers",
             "etcd,redis,redis-always",
             "--only",
             "fanout",
             "--quick",
-        ]);
+        ])
+        .options;
         assert_eq!(
-            arguments.chosen_peers(),
+            options.chosen_peers(Deployment::Single).unwrap(),
             vec![Peer::RedisAlways, Peer::RedisEverysec, Peer::Etcd]
         );
-        assert_eq!(arguments.chosen_workloads(), vec![Workload::Fanout]);
-        assert_eq!(arguments.chosen_rounds(), 1);
+        assert_eq!(
+            options.chosen_workloads(Deployment::Single).unwrap(),
+            vec![Workload::Fanout]
+        );
+        assert_eq!(options.chosen_rounds(), 1);
         assert!(Arguments::try_parse_from(["bench", "--peers", "kafka"]).is_err());
+    }
+
+    #[test]
+    fn a_cluster_has_its_own_systems_and_workloads() {
+        let arguments =
+            Arguments::parse_from(["bench", "cluster", "--peers", "redis,etcd", "--frames", "7"]);
+        let Some(Role::Cluster { options, frames }) = arguments.role else {
+            panic!("not a cluster");
+        };
+        assert_eq!(frames, Some(7));
+        assert_eq!(
+            options.chosen_peers(Deployment::Cluster).unwrap(),
+            vec![Peer::Etcd]
+        );
+        assert_eq!(
+            options.chosen_workloads(Deployment::Cluster).unwrap(),
+            Deployment::Cluster.workloads()
+        );
+        let only = Arguments::parse_from(["bench", "--only", "failover"]).options;
+        let error = only.chosen_workloads(Deployment::Single).unwrap_err();
+        assert!(error.to_string().contains("there are publish"), "{error}");
     }
 }

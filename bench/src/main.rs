@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! arguments ─► run ─► for every round, workload and system:
-//!                       process   starts the server, ends it for certain
+//!                       process   starts the servers, ends them for certain
 //!                       workloads decide what is sent and when it is over
 //!                       peers     speak each system's protocol, without I/O
 //!                       event_loop moves the bytes: one thread, one epoll
@@ -12,6 +12,7 @@
 
 mod arguments;
 mod broadcaster;
+mod deployment;
 mod event_loop;
 mod machine;
 mod payload;
@@ -33,8 +34,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
-use crate::arguments::{Arguments, Role};
+use crate::arguments::{Arguments, Options, Role};
 use crate::broadcaster::Cut;
+use crate::deployment::Deployment;
 
 fn main() -> ExitCode {
     match begin() {
@@ -66,17 +68,20 @@ fn begin() -> Result<ExitCode> {
             broadcaster::run(cut, *line_bytes, address_file)?;
             Ok(ExitCode::SUCCESS)
         }
-        None => {
-            let results = run::run(&arguments)?;
-            let report = report::render(&results, arguments.output)?;
-            writeln!(std::io::stdout(), "{}", report.trim_end())?;
-            Ok(if results.failures.is_empty() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            })
-        }
+        Some(Role::Cluster { options, frames }) => compare(options, Deployment::Cluster, *frames),
+        None => compare(&arguments.options, Deployment::Single, None),
     }
+}
+
+fn compare(options: &Options, deployment: Deployment, frames: Option<u64>) -> Result<ExitCode> {
+    let results = run::run(options, deployment, frames)?;
+    let report = report::render(&results, options.output)?;
+    writeln!(std::io::stdout(), "{}", report.trim_end())?;
+    Ok(if results.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// `supervised <parent's pid> <program> <its arguments>`; not for people, and

@@ -255,6 +255,22 @@ impl Server {
         self.await_ready(|| TcpStream::connect(address).ok().map(drop))
     }
 
+    /// Kills it, and waits for its end; its data stays as long as the value.
+    ///
+    /// # Errors
+    ///
+    /// It had ended already.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut pids = running();
+        if let Some(status) = self.child.try_wait()? {
+            bail!("{} had ended ({status}){}", self.name, self.log());
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        pids.remove(&self.child.id());
+        Ok(())
+    }
+
     /// CPU time used so far by all of its threads.
     pub fn cpu(&self) -> Result<Duration> {
         cpu_of(self.child.id())
@@ -344,6 +360,14 @@ fn resident_of(status: &str) -> Option<u64> {
 pub fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     Ok(listener.local_addr()?)
+}
+
+/// So many ports that nobody listens on now, all different.
+pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0").context("find a free port");
+    let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<Result<_>>()?;
+    let addresses = listeners.iter().map(|listener| Ok(listener.local_addr()?));
+    addresses.collect()
 }
 
 #[cfg(test)]

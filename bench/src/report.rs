@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use clap::ValueEnum;
 
+use crate::deployment::Deployment;
 use crate::peers::Peer;
 use crate::results::{Results, median};
 use crate::targets::{Target, Verdict, targets};
@@ -107,8 +108,15 @@ impl Page {
         let machine = &results.machine;
         self.heading("The machine");
         self.line(&format!(
-            "{} × {}, {:.1} GiB, Linux {}; server, publishers and subscribers share it, over loopback.",
-            machine.cores, machine.processor, machine.memory_gib, machine.kernel
+            "{} × {}, {:.1} GiB, Linux {}; {}, publishers and subscribers share it, over loopback.",
+            machine.cores,
+            machine.processor,
+            machine.memory_gib,
+            machine.kernel,
+            match results.deployment {
+                Deployment::Single => "server",
+                Deployment::Cluster => "three servers with a data directory each",
+            }
         ));
         let versions: Vec<&str> = results.versions.values().map(String::as_str).collect();
         self.line(&format!(
@@ -168,13 +176,15 @@ impl Page {
         if workload == Workload::Publish {
             head.push("acknowledged is".to_owned());
         }
+        // What a server and what an agent give are not compared by one column.
+        let has_ratio = workload != Workload::Relay;
         let ratio_of = ratio_column(&cases);
         let main_of = |peer| results.median(workload, ratio_of, peer, main);
         let alone = results
             .cells
             .iter()
             .all(|cell| cell.workload != workload || cell.peer == Peer::Tidings);
-        let ours = main_of(Peer::Tidings).filter(|_| !alone);
+        let ours = main_of(Peer::Tidings).filter(|_| !alone && has_ratio);
         if ours.is_some() {
             head.push(format!("tidings ÷ it, {ratio_of}"));
         }
@@ -193,7 +203,7 @@ impl Page {
                     .map_or_else(|| "–".to_owned(), |cell| cell_text(workload, cell))
             }));
             if workload == Workload::Publish {
-                row.push(peer.acknowledges().to_owned());
+                row.push(peer.acknowledges(results.deployment).to_owned());
             }
             if let Some(ours) = ours {
                 row.push(match main_of(peer) {
@@ -264,7 +274,16 @@ impl Page {
             .flat_map(|cell| cell.rounds.iter().map(move |round| (cell, round)))
             .filter_map(|(cell, round)| Some((round.generator_busy?, cell)))
             .max_by(|a, b| a.0.total_cmp(&b.0));
-        let notes = [
+        let cluster = [
+            "- In parentheses: CPU of all servers for one event, or the latencies named.",
+            "- The order of the systems changes from round to round; each starts with empty data.",
+            "- Publishers connect to the leader of each system; in the last column to all servers in turn.",
+            "- failover: a client sends to each server that is left every 20 ms until one acknowledges; every system has the timeouts that it comes with.",
+            "- nats: JetStream on file, a stream with three replicas; it acknowledges what a majority has in the page cache, and flushes every 2 minutes. nats-always flushes first.",
+            "- catch-up: from the start of a fourth server until it has every frame, in MB (10⁶) of history.",
+            "- relay: 1,000 events/s; subscribers of an agent that holds no timeline, beside those of a follower.",
+        ];
+        let single = [
             "- In parentheses: server CPU for one event or delivery, or the latencies named.",
             "- The order of the systems changes from round to round; each starts with empty data.",
             "- Every subscriber was checked to have received every event, once, in order.",
@@ -273,6 +292,10 @@ impl Page {
             "- etcd: one put an event, calls in flight at the same time are stored in any order; for the replay one key an event, stored 100 a transaction, read in ranges of 10,000.",
             &bare,
         ];
+        let notes: &[&str] = match results.deployment {
+            Deployment::Single => &single,
+            Deployment::Cluster => &cluster,
+        };
         for note in notes {
             self.line(note);
         }
@@ -300,6 +323,15 @@ fn title(workload: Workload) -> &'static str {
         Workload::Replay => "Replay to one new subscriber, events/s (server CPU µs an event)",
         Workload::Memory => "Server memory for one idle subscriber, KiB",
         Workload::Filtered => "Filtered fan-out, events/s (server CPU µs an event)",
+        Workload::Failover => {
+            "Death of the leader to the next acknowledged event, ms (median; shortest to longest of all)"
+        }
+        Workload::CatchUp => {
+            "A new server catches up, MB/s (frames/s; CPU µs a frame of all servers)"
+        }
+        Workload::Relay => {
+            "Through an agent: latency from send to receipt, µs (p50 / p99 / p99.9), and streams of the servers"
+        }
     }
 }
 
@@ -317,6 +349,8 @@ fn main_number(workload: Workload) -> fn(&Measure) -> Option<f64> {
     match workload {
         Workload::Latency => |measure| measure.p50_us,
         Workload::Memory => |measure| measure.kib,
+        Workload::Failover => |measure| measure.gap_ms,
+        Workload::CatchUp => |measure| measure.mb_rate,
         _ => |measure| measure.rate,
     }
 }
@@ -334,6 +368,20 @@ fn cell_text(workload: Workload, cell: &crate::results::Cell) -> String {
         )
     };
     match workload {
+        Workload::Relay => match cell.median(|measure| measure.streams) {
+            Some(streams) => format!("{streams:.0}"),
+            None => latencies(),
+        },
+        Workload::Failover => gap_text(cell),
+        Workload::CatchUp => {
+            let number = |number| cell.median(number).map_or_else(|| "–".to_owned(), count);
+            format!(
+                "{} ({}/s; {})",
+                number(|measure| measure.mb_rate),
+                number(|measure| measure.rate),
+                number(|measure| measure.cpu_us)
+            )
+        }
         Workload::Latency => latencies(),
         Workload::Memory => cell
             .median(|measure| measure.kib)
@@ -356,6 +404,22 @@ fn cell_text(workload: Workload, cell: &crate::results::Cell) -> String {
             }
         }
     }
+}
+
+/// The median gap, and the extremes.
+fn gap_text(cell: &crate::results::Cell) -> String {
+    let gaps = || cell.rounds.iter().filter_map(|round| round.gap_ms);
+    let (Some(median), Some(least), Some(most)) = (
+        median(gaps()),
+        gaps().min_by(f64::total_cmp),
+        gaps().max_by(f64::total_cmp),
+    ) else {
+        return "–".to_owned();
+    };
+    format!(
+        "{median:.0} ({least:.0} to {most:.0} of {})",
+        gaps().count()
+    )
 }
 
 /// A number with three digits and k or M.

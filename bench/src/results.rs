@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::deployment::Deployment;
 use crate::machine::{Description, Limits};
 use crate::peers::Peer;
 use crate::workloads::{Measure, Scale, Workload};
@@ -56,6 +57,8 @@ pub struct Failure {
 /// Everything that one run found.
 #[derive(Debug, Serialize)]
 pub struct Results {
+    /// How the systems ran.
+    pub deployment: Deployment,
     /// On what it ran.
     pub machine: Description,
     /// The machine's limits, one a round.

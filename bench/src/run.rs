@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::arguments::Arguments;
+use crate::arguments::Options;
+use crate::deployment::Deployment;
 use crate::machine::{Description, Limits};
 use crate::payload::PAYLOAD_BYTES;
 use crate::peers::{Peer, Running};
@@ -32,11 +33,11 @@ const LINE_BYTES_DEFAULT: usize = 520;
 ///
 /// It cannot begin: a program is missing, or the machine allows too little.
 /// What fails later is in the results.
-pub fn run(arguments: &Arguments) -> Result<Results> {
-    let peers = arguments.chosen_peers();
-    let workloads = arguments.chosen_workloads();
-    let rounds = arguments.chosen_rounds();
-    let scale = if arguments.quick {
+pub fn run(options: &Options, deployment: Deployment, frames: Option<u64>) -> Result<Results> {
+    let peers = options.chosen_peers(deployment)?;
+    let workloads = options.chosen_workloads(deployment)?;
+    let rounds = options.chosen_rounds();
+    let mut scale = if options.quick {
         let mut scale = Scale::quick();
         let open_files = allow_many_files(OPEN_FILES_MIN_QUICK)?;
         let most = usize::try_from(open_files - OPEN_FILES_SPARE)?;
@@ -46,21 +47,27 @@ pub fn run(arguments: &Arguments) -> Result<Results> {
                 .for_each(|count| *count = most.min(*count));
             counts.dedup();
         }
+        // Each of an agent's subscribers is a socket of ours and one of the agent's, on the way to
+        // a server's: the limit is for each process.
+        scale.relay_subscribers = most.min(scale.relay_subscribers);
         scale
     } else {
         allow_many_files(OPEN_FILES_MIN)?;
         Scale::full()
     };
-    let places = Places::of(arguments)?;
+    if let Some(frames) = frames {
+        scale.catch_up_events = frames;
+    }
+    let places = Places::of(options)?;
     let programs = Programs::find(
         &peers,
         &Search {
             tools: &places.target.join("bench-tools"),
             tidings: &places.tidings,
-            install: !arguments.no_install,
+            install: !options.no_install,
         },
     )?;
-    let figures = if arguments.quick {
+    let figures = if options.quick {
         process::Results::DoNotCount
     } else {
         process::Results::Count
@@ -68,9 +75,10 @@ pub fn run(arguments: &Arguments) -> Result<Results> {
     let data = DataRoot::create(&places.data, figures)?;
     end_on_signals()?;
 
-    let line_bytes = if peers.contains(&Peer::Tidings) {
+    let line_bytes = if deployment == Deployment::Single && peers.contains(&Peer::Tidings) {
         let running = Running::start(
             Peer::Tidings,
+            deployment,
             &programs,
             &data.path().join("probe"),
             LINE_BYTES_DEFAULT,
@@ -80,11 +88,12 @@ pub fn run(arguments: &Arguments) -> Result<Results> {
         LINE_BYTES_DEFAULT
     };
     let mut results = Results {
+        deployment,
         machine: Description::read(),
         limits: Vec::new(),
         versions: programs.versions().clone(),
         rounds,
-        quick: arguments.quick,
+        quick: options.quick,
         scale: scale.clone(),
         payload_bytes: PAYLOAD_BYTES,
         line_bytes,
@@ -97,23 +106,24 @@ pub fn run(arguments: &Arguments) -> Result<Results> {
         results.limits.push(limits);
         for workload in &workloads {
             for peer in in_turn(&peers, round) {
-                if !workload.applies_to(peer) {
+                if !workload.applies_to(peer, deployment) {
                     continue;
                 }
                 eprintln!("round {round} of {rounds}: {} on {peer}", workload.name());
-                let folder = data
-                    .path()
-                    .join(format!("{}-{peer}-{round}", workload.name()));
-                let start = || Running::start(peer, &programs, &folder, line_bytes);
-                if let Err(error) = measure(*workload, peer, start, &scale, &mut results) {
-                    let reason = format!("{error:#}");
-                    eprintln!("    failed: {reason}");
-                    results.failures.push(Failure {
-                        workload: *workload,
-                        peer,
-                        round,
-                        reason,
-                    });
+                for repetition in 0..workload.repetitions(&scale) {
+                    let name = format!("{}-{peer}-{round}-{repetition}", workload.name());
+                    let folder = data.path().join(name);
+                    let start = || Running::start(peer, deployment, &programs, &folder, line_bytes);
+                    if let Err(error) = measure(*workload, peer, start, &scale, &mut results) {
+                        let reason = format!("{error:#}");
+                        eprintln!("    failed: {reason}");
+                        results.failures.push(Failure {
+                            workload: *workload,
+                            peer,
+                            round,
+                            reason,
+                        });
+                    }
                 }
             }
         }
@@ -130,7 +140,7 @@ fn measure(
 ) -> Result<()> {
     let mut running = start()?;
     workload
-        .run(&running, scale, &mut |case, measure| {
+        .run(&mut running, scale, &mut |case, measure| {
             eprintln!("    {case}: {}", in_short(&measure));
             results.add(workload, case, peer, measure);
         })
@@ -154,6 +164,11 @@ fn in_short(measure: &Measure) -> String {
         measure.p50_us.map(|p50| format!("p50 {} µs", count(p50))),
         measure.p99_us.map(|p99| format!("p99 {} µs", count(p99))),
         measure.kib.map(|kib| format!("{kib:.1} KiB")),
+        measure.mb_rate.map(|rate| format!("{rate:.1} MB/s")),
+        measure.gap_ms.map(|gap| format!("{gap:.0} ms")),
+        measure
+            .streams
+            .map(|streams| format!("{streams:.0} streams")),
         measure
             .generator_busy
             .map(|busy| format!("generator {:.0} %", busy * 100.0)),
@@ -170,7 +185,7 @@ struct Places {
 
 impl Places {
     /// This program is `<target>/<profile>/tidings-bench`.
-    fn of(arguments: &Arguments) -> Result<Self> {
+    fn of(options: &Options) -> Result<Self> {
         let program = std::env::current_exe().context("find this program")?;
         let profile = program.parent().context("find this program's folder")?;
         let target = profile.parent().unwrap_or(profile).to_owned();
@@ -178,11 +193,11 @@ impl Places {
             std::path::absolute(path).with_context(|| format!("find {}", path.display()))
         };
         Ok(Self {
-            tidings: match &arguments.tidings {
+            tidings: match &options.tidings {
                 Some(path) => absolute(path)?,
                 None => profile.join("tidings"),
             },
-            data: match &arguments.data_dir {
+            data: match &options.data_dir {
                 Some(path) => absolute(path)?,
                 None => target.join("bench-data"),
             },

@@ -5,9 +5,10 @@
 
 use serde::Serialize;
 
+use crate::deployment::Deployment;
 use crate::peers::Peer;
 use crate::results::Results;
-use crate::workloads::{Measure, Workload};
+use crate::workloads::{ADDED_CASES, Measure, SHARED_CASE, Workload};
 
 /// Those that store what they deliver and are run as their users run them.
 const ALTERNATIVES: [Peer; 3] = [Peer::Nats, Peer::RedisAlways, Peer::Etcd];
@@ -20,6 +21,11 @@ const REPLAY_RATIO_MIN: f64 = 3.0;
 const FILTERED_RATIO_MIN: f64 = 5.0;
 const LATENCY_RATIO_MAX: f64 = 1.0;
 const IDLE_KIB_MAX: f64 = 21.0;
+const CLUSTER_PUBLISH_NATS_RATIO_MIN: f64 = 1.0;
+const FAILOVER_MS_MAX: f64 = 1_500.0;
+const CATCH_UP_MB_RATE_MIN: f64 = 50.0;
+const RELAY_ADDED_US_MAX: f64 = 1_000.0;
+const RELAY_STREAMS_MAX: f64 = 1.0;
 /// Subscribers from which on the fan-out has targets.
 const FANOUT_SUBSCRIBERS_MIN: usize = 10;
 
@@ -106,7 +112,17 @@ fn of_case(results: &Results, workload: Workload, case: &str) -> Vec<Target> {
         )
     };
     const BEST: &str = "best of nats, redis-always, etcd";
+    let ours_is = |unit: &str, bound: Bound, number: fn(&Measure) -> Option<f64>| {
+        let what = format!("{} {case}", workload.name());
+        Target::new(what, unit, bound, ours(number))
+    };
     match workload {
+        Workload::Publish if results.deployment == Deployment::Cluster && case == "16 × 64" => {
+            vec![
+                ratio_to("etcd", PUBLISH_ETCD_RATIO_MIN, rate(Peer::Etcd)),
+                ratio_to("nats", CLUSTER_PUBLISH_NATS_RATIO_MIN, rate(Peer::Nats)),
+            ]
+        }
         Workload::Publish if case == "16 × 64" => vec![
             ratio_to(
                 "redis-always",
@@ -145,8 +161,42 @@ fn of_case(results: &Results, workload: Workload, case: &str) -> Vec<Target> {
             Bound::AtMost(IDLE_KIB_MAX),
             ours(|measure| measure.kib),
         )],
-        Workload::Publish | Workload::Fanout => Vec::new(),
+        Workload::Failover => vec![ours_is(" ms", Bound::AtMost(FAILOVER_MS_MAX), |measure| {
+            measure.gap_ms
+        })],
+        Workload::CatchUp => vec![ours_is(
+            " MB/s",
+            Bound::AtLeast(CATCH_UP_MB_RATE_MIN),
+            |measure| measure.mb_rate,
+        )],
+        Workload::Relay if case == ADDED_CASES[1] => vec![Target::new(
+            "relay, added to the median by an agent".to_owned(),
+            " µs",
+            Bound::AtMost(RELAY_ADDED_US_MAX),
+            added_us(results),
+        )],
+        Workload::Relay if case == SHARED_CASE => vec![Target::new(
+            format!(
+                "relay, streams of the servers for {} subscribers of an agent",
+                results.scale.relay_subscribers
+            ),
+            "",
+            Bound::AtMost(RELAY_STREAMS_MAX),
+            ours(|measure| measure.streams),
+        )],
+        Workload::Publish | Workload::Fanout | Workload::Relay => Vec::new(),
     }
+}
+
+/// What an agent adds to the median time from send to receipt.
+fn added_us(results: &Results) -> Option<f64> {
+    let p50 = |case| {
+        results.median(Workload::Relay, case, Peer::Tidings, |measure| {
+            measure.p50_us
+        })
+    };
+    let [direct, relayed] = ADDED_CASES;
+    Some(p50(relayed)? - p50(direct)?)
 }
 
 fn ratio(ours: Option<f64>, theirs: Option<f64>) -> Option<f64> {
@@ -157,12 +207,14 @@ fn ratio(ours: Option<f64>, theirs: Option<f64>) -> Option<f64> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::deployment::Deployment;
     use crate::machine::Description;
     use crate::workloads::Scale;
 
     /// Results of these (workload, case, peer, measure).
     pub fn results(cells: Vec<(Workload, &str, Peer, Measure)>) -> Results {
         let mut results = Results {
+            deployment: Deployment::Single,
             machine: Description::read(),
             limits: Vec::new(),
             versions: Default::default(),
@@ -228,6 +280,42 @@ pub mod tests {
             .map(|target| target.verdict)
             .collect();
         assert_eq!(verdicts, vec![Verdict::Reached, Verdict::Short]);
+    }
+
+    #[test]
+    fn a_cluster_has_targets_of_its_own() {
+        let p50 = |p50_us| Measure {
+            p50_us: Some(p50_us),
+            ..Measure::default()
+        };
+        let gap = |gap_ms| Measure {
+            gap_ms: Some(gap_ms),
+            ..Measure::default()
+        };
+        let [direct, relayed] = ADDED_CASES;
+        let mut results = results(vec![
+            (Workload::Publish, "16 × 64", Peer::Tidings, rate(90.0)),
+            (Workload::Publish, "16 × 64", Peer::Nats, rate(100.0)),
+            (Workload::Publish, "16 × 64", Peer::Etcd, rate(9.0)),
+            (Workload::Failover, "x", Peer::Tidings, gap(1_400.0)),
+            (Workload::Failover, "x", Peer::Tidings, gap(1_700.0)),
+            (Workload::Relay, direct, Peer::Tidings, p50(300.0)),
+            (Workload::Relay, relayed, Peer::Tidings, p50(900.0)),
+        ]);
+        results.deployment = Deployment::Cluster;
+        let found: Vec<_> = targets(&results)
+            .into_iter()
+            .map(|target| (target.found, target.verdict))
+            .collect();
+        assert_eq!(
+            found,
+            vec![
+                (Some(10.0), Verdict::Reached),
+                (Some(0.9), Verdict::Short),
+                (Some(1_550.0), Verdict::Short),
+                (Some(600.0), Verdict::Reached),
+            ]
+        );
     }
 
     #[test]

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::{Layout, Publisher, Subscriber, key_name};
 use crate::payload::{Deliveries, PAYLOAD_BYTES};
-use crate::process::{Server, free_address};
+use crate::process::{START_LIMIT, Server, free_address};
 use crate::protocol::{
     Field, Fields, GrpcMessages, Http2, Http2Event, ProtocolError, put_bytes, put_varint,
 };
@@ -20,6 +21,7 @@ const PUT: &str = "/etcdserverpb.KV/Put";
 const TXN: &str = "/etcdserverpb.KV/Txn";
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
+const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 /// Every key begins so; `0` is the byte behind `/`.
 const PREFIX: &str = "bench/";
 const PREFIX_END: &str = "bench0";
@@ -33,12 +35,37 @@ const QUOTA_BYTES: &str = "8589934592";
 /// Starts a cluster of one.
 pub fn start(program: &Path, folder: &Path) -> Result<(Server, SocketAddr)> {
     let address = free_address()?;
+    let peers = free_address()?;
+    let mut server = launch(
+        program,
+        folder,
+        "bench",
+        (address, peers),
+        &[("bench", peers)],
+    )?;
+    // The client port opens when the member has become leader.
+    server.await_listening(address)?;
+    Ok((server, address))
+}
+
+/// Starts one member with its addresses for clients and peers.
+pub fn launch(
+    program: &Path,
+    folder: &Path,
+    name: &str,
+    (address, peers): (SocketAddr, SocketAddr),
+    cluster: &[(&str, SocketAddr)],
+) -> Result<Server> {
     let clients = format!("http://{address}");
-    let peers = format!("http://{}", free_address()?);
-    let cluster = format!("bench={peers}");
+    let peers = format!("http://{peers}");
+    let cluster: Vec<String> = cluster
+        .iter()
+        .map(|(name, peers)| format!("{name}=http://{peers}"))
+        .collect();
+    let cluster = cluster.join(",");
     let arguments: Vec<OsString> = [
         "--name",
-        "bench",
+        name,
         "--data-dir",
         "data",
         "--listen-client-urls",
@@ -60,10 +87,67 @@ pub fn start(program: &Path, folder: &Path) -> Result<(Server, SocketAddr)> {
     ]
     .map(OsString::from)
     .to_vec();
-    let mut server = Server::start("etcd", program, &arguments, folder)?;
-    // The client port opens when the member has become leader.
-    server.await_listening(address)?;
-    Ok((server, address))
+    Server::start("etcd", program, &arguments, folder)
+}
+
+/// Whether the member at this address leads.
+///
+/// # Errors
+///
+/// It does not answer.
+pub fn leads(address: SocketAddr) -> Result<bool> {
+    let answer = call(address, STATUS, &[])?;
+    // StatusResponse { header = 1, leader = 4 }, ResponseHeader { member_id = 2 }
+    let (mut member, mut leader) = (None, None);
+    for field in Fields::new(&answer) {
+        match field? {
+            Field::Bytes(1, header) => {
+                for field in Fields::new(header) {
+                    if let Field::Number(2, id) = field? {
+                        member = Some(id);
+                    }
+                }
+            }
+            Field::Number(4, id) => leader = Some(id),
+            _ => {}
+        }
+    }
+    Ok(leader.is_some() && leader == member)
+}
+
+/// One call on a connection of its own.
+fn call(address: SocketAddr, path: &'static str, message: &[u8]) -> Result<Vec<u8>> {
+    let mut http2 = Http2::new(address.to_string(), path);
+    let mut out = Vec::new();
+    http2.open(&mut out);
+    let mut framed = Vec::new();
+    GrpcMessages::put(&mut framed, message);
+    http2.request(&framed, false, &mut out);
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(START_LIMIT))?;
+    let mut messages = GrpcMessages::default();
+    let (mut data, mut answer) = (Vec::new(), None);
+    loop {
+        socket.write_all(&out)?;
+        out.clear();
+        let mut buffer = [0; 4_096];
+        let read = socket.read(&mut buffer)?;
+        if read == 0 {
+            bail!("etcd closed the connection");
+        }
+        data.extend_from_slice(&buffer[..read]);
+        let used = http2.receive(&data, &mut out, |event| match event {
+            Http2Event::Data(_, data) => messages.receive(data, |message| {
+                answer = Some(message.to_vec());
+                Ok(())
+            }),
+            Http2Event::Ended(_) => Ok(()),
+        })?;
+        data.drain(..used);
+        if let Some(answer) = answer {
+            return Ok(answer);
+        }
+    }
 }
 
 /// The revision in a response's header.

@@ -5,6 +5,7 @@
 //! [`Running`] starts the server and makes them.
 
 mod bare;
+mod cluster;
 mod etcd;
 mod nats;
 mod redis;
@@ -12,19 +13,20 @@ mod tidings;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::deployment::Deployment;
 use crate::payload::{Deliveries, PAYLOAD_BYTES};
 use crate::process::Server;
 use crate::programs::Programs;
 use crate::protocol::ProtocolError;
 
 pub use bare::MODE_CURSOR;
-pub use tidings::LineProbe;
+pub use tidings::{LineProbe, NodeStatus};
 
 /// A system in one way of running it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -99,7 +101,13 @@ impl Peer {
     }
 
     /// What its acknowledgement means.
-    pub fn acknowledges(self) -> &'static str {
+    pub fn acknowledges(self, deployment: Deployment) -> &'static str {
+        if deployment == Deployment::Cluster {
+            return match self {
+                Self::Nats => "page caches of a majority, before fsync (every 2 minutes)",
+                _ => "on the disks of a majority",
+            };
+        }
         match self {
             Self::Tidings | Self::NatsAlways | Self::RedisAlways | Self::Etcd => "on disk",
             Self::Nats => "page cache, flushed every 2 minutes",
@@ -201,15 +209,30 @@ pub trait Subscriber {
     ) -> Result<usize, ProtocolError>;
 }
 
-/// A server of one peer, ready for connections.
+/// One server, ready for connections.
+pub struct Node {
+    /// What it is called among the others.
+    pub name: String,
+    /// Its process.
+    pub server: Server,
+    /// Where clients connect to.
+    pub address: SocketAddr,
+    /// Where other servers connect to; none when it is alone.
+    pub peers: Option<SocketAddr>,
+}
+
+/// The servers of one peer, ready for connections.
 pub struct Running {
     peer: Peer,
-    server: Server,
-    address: SocketAddr,
+    program: PathBuf,
+    folder: PathBuf,
+    nodes: Vec<Node>,
+    /// Which of them leads.
+    leader: usize,
 }
 
 impl Running {
-    /// Starts it with empty data in `folder`.
+    /// Starts it with empty data in `folder`, one server or a cluster.
     ///
     /// `line_bytes` is the length of the lines of the bare broadcaster.
     ///
@@ -218,11 +241,24 @@ impl Running {
     /// It does not start; with the end of its log.
     pub fn start(
         peer: Peer,
+        deployment: Deployment,
         programs: &Programs,
         folder: &Path,
         line_bytes: usize,
     ) -> Result<Self> {
         let program = programs.path(peer);
+        let mut running = Self {
+            peer,
+            program: program.to_owned(),
+            folder: folder.to_owned(),
+            nodes: Vec::new(),
+            leader: 0,
+        };
+        if deployment == Deployment::Cluster {
+            running.nodes = cluster::start(peer, program, folder, deployment.servers())?;
+            running.find_leader()?;
+            return Ok(running);
+        }
         let (server, address) = match peer {
             Peer::Tidings => tidings::start(program, folder)?,
             Peer::Nats => nats::start(program, folder, false)?,
@@ -233,11 +269,19 @@ impl Running {
             Peer::Bare => bare::start(program, folder, bare::MODE_CURSOR, line_bytes)?,
             Peer::BareFrame => bare::start(program, folder, bare::MODE_FRAME, line_bytes)?,
         };
-        Ok(Self {
-            peer,
+        running.nodes.push(Node {
+            name: peer.to_string(),
             server,
             address,
-        })
+            peers: None,
+        });
+        Ok(running)
+    }
+
+    /// Asks who leads, until somebody does.
+    fn find_leader(&mut self) -> Result<()> {
+        self.leader = cluster::await_leader(self.peer, &mut self.nodes)?;
+        Ok(())
     }
 
     /// Which peer it is.
@@ -245,9 +289,71 @@ impl Running {
         self.peer
     }
 
-    /// Where it listens.
+    /// Where it listens; of a cluster, where its leader does.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.nodes[self.leader].address
+    }
+
+    /// Where each of its servers listens.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.address).collect()
+    }
+
+    /// Kills the leader, as a power cut would; where the others listen.
+    ///
+    /// # Errors
+    ///
+    /// It has ended already.
+    pub fn kill_leader(&mut self) -> Result<Vec<SocketAddr>> {
+        self.nodes[self.leader].server.kill()?;
+        let others = self.nodes.iter().enumerate();
+        let others = others.filter(|(at, _)| *at != self.leader);
+        Ok(others.map(|(_, node)| node.address).collect())
+    }
+
+    /// Starts one more server, which has nothing; returns where it will listen as soon as it does.
+    ///
+    /// # Errors
+    ///
+    /// It does not start, or this peer has no such thing here.
+    pub fn add_server(&mut self) -> Result<SocketAddr> {
+        self.only_tidings()?;
+        let node = cluster::tidings_server(
+            &self.program,
+            &self.folder,
+            self.nodes.len(),
+            0,
+            &self.nodes,
+        )?;
+        let address = node.address;
+        self.nodes.push(node);
+        Ok(address)
+    }
+
+    /// Starts an agent beside the servers, which relays; it ends with the value.
+    ///
+    /// # Errors
+    ///
+    /// It does not start, or this peer has no such thing.
+    pub fn agent(&self) -> Result<Node> {
+        self.only_tidings()?;
+        cluster::tidings_agent(&self.program, &self.folder, &self.nodes)
+    }
+
+    fn only_tidings(&self) -> Result<()> {
+        if self.peer != Peer::Tidings {
+            bail!("{} has no such thing here", self.peer);
+        }
+        Ok(())
+    }
+
+    /// What one of its servers says of itself.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer.
+    pub fn status(&self, address: SocketAddr) -> Result<NodeStatus> {
+        NodeStatus::ask(address).with_context(|| format!("ask {address} how it is"))
     }
 
     /// A codec for a new publishing connection.
@@ -255,9 +361,9 @@ impl Running {
         match self.peer {
             Peer::Nats | Peer::NatsAlways => Box::new(nats::NatsPublisher::new()),
             Peer::RedisAlways | Peer::RedisEverysec => Box::new(redis::RedisPublisher::new(layout)),
-            Peer::Etcd => Box::new(etcd::EtcdPublisher::new(self.address, layout)),
+            Peer::Etcd => Box::new(etcd::EtcdPublisher::new(self.address(), layout)),
             Peer::Tidings | Peer::Bare | Peer::BareFrame => {
-                Box::new(tidings::TidingsPublisher::new(self.address))
+                Box::new(tidings::TidingsPublisher::new(self.address()))
             }
         }
     }
@@ -272,30 +378,32 @@ impl Running {
                 Box::new(redis::RedisSubscriber::new(start, key))
             }
             Peer::Etcd => match start {
-                Start::Beginning => Box::new(etcd::EtcdReader::new(self.address)),
+                Start::Beginning => Box::new(etcd::EtcdReader::new(self.address())),
                 Start::After(revision) => {
-                    Box::new(etcd::EtcdWatcher::new(self.address, revision, key))
+                    Box::new(etcd::EtcdWatcher::new(self.address(), revision, key))
                 }
             },
             Peer::Tidings | Peer::Bare | Peer::BareFrame => {
-                Box::new(tidings::TidingsSubscriber::new(self.address, start, key))
+                Box::new(tidings::TidingsSubscriber::new(self.address(), start, key))
             }
         }
     }
 
-    /// CPU time used so far.
+    /// CPU time used so far, by all servers together.
     pub fn cpu(&self) -> Result<Duration> {
-        self.server.cpu()
+        self.nodes.iter().map(|node| node.server.cpu()).sum()
     }
 
-    /// Resident memory, in bytes.
+    /// Resident memory, in bytes, of all servers together.
     pub fn resident_bytes(&self) -> Result<u64> {
-        self.server.resident_bytes()
+        let nodes = self.nodes.iter();
+        nodes.map(|node| node.server.resident_bytes()).sum()
     }
 
-    /// How it ended, for a message; empty while it runs.
+    /// How they ended, for a message; empty while they run.
     pub fn obituary(&mut self) -> String {
-        self.server.obituary()
+        let nodes = self.nodes.iter_mut();
+        nodes.map(|node| node.server.obituary()).collect()
     }
 }
 

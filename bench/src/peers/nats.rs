@@ -7,12 +7,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::{Publisher, Start, Subscriber, key_name};
 use crate::payload::{Deliveries, PAYLOAD_BYTES};
-use crate::process::{START_LIMIT, Server, free_address};
+use crate::process::{Server, free_address};
 use crate::protocol::{ProtocolError, decimal};
 
 const CONNECT: &[u8] = b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,\
@@ -25,41 +26,76 @@ const SUBJECT: &str = "bench";
 const ACK_INBOX: &str = "_INBOX.acks";
 const DELIVER_SID: &[u8] = b"1";
 const REPLY_SID: &[u8] = b"2";
+/// JetStream's API may take so long; while a cluster elects its leader it does not answer at all.
+const API_LIMIT: Duration = Duration::from_secs(3);
 /// JetStream tells that it lives this often when it has nothing to send.
 const HEARTBEAT_NS: u64 = 30_000_000_000;
 
 /// Starts the server with JetStream on file and makes the stream.
 pub fn start(program: &Path, folder: &Path, always: bool) -> Result<(Server, SocketAddr)> {
-    fs::create_dir_all(folder)?;
     let address = free_address()?;
+    let mut server = launch(program, folder, address, always, "")?;
+    server.await_listening(address)?;
+    server.await_ready(|| create_stream(address, 1).ok())?;
+    Ok((server, address))
+}
+
+/// Starts a server with JetStream on file, and `more` in its configuration.
+pub fn launch(
+    program: &Path,
+    folder: &Path,
+    address: SocketAddr,
+    always: bool,
+    more: &str,
+) -> Result<Server> {
+    fs::create_dir_all(folder)?;
     let sync = if always { "sync_interval: always" } else { "" };
     let config = folder.join("nats.conf");
     fs::write(
         &config,
         format!(
             "listen: \"{address}\"\nmax_connections: 20000\n\
-             jetstream {{ store_dir: {:?}\n {sync} }}\n",
+             jetstream {{ store_dir: {:?}\n {sync} }}\n{more}",
             folder.join("jetstream")
         ),
     )?;
     let arguments: Vec<OsString> = vec!["-c".into(), config.into()];
-    let mut server = Server::start("nats-server", program, &arguments, folder)?;
-    server.await_listening(address)?;
-    server.await_ready(|| create_stream(address).ok())?;
-    Ok((server, address))
+    Server::start("nats-server", program, &arguments, folder)
 }
 
-fn create_stream(address: SocketAddr) -> Result<()> {
-    let mut socket = TcpStream::connect(address)?;
-    socket.set_read_timeout(Some(START_LIMIT))?;
+/// Makes the stream, held by so many servers.
+///
+/// # Errors
+///
+/// The server does not answer, or refuses.
+pub fn create_stream(address: SocketAddr, replicas: usize) -> Result<()> {
     let config = format!(
-        r#"{{"name":"{STREAM}","subjects":["{SUBJECT}.>"],"storage":"file","retention":"limits","discard":"old","num_replicas":1,"max_consumers":20000,"max_msgs":-1,"max_bytes":-1,"max_age":0}}"#
+        r#"{{"name":"{STREAM}","subjects":["{SUBJECT}.>"],"storage":"file","retention":"limits","discard":"old","num_replicas":{replicas},"max_consumers":20000,"max_msgs":-1,"max_bytes":-1,"max_age":0}}"#
     );
+    ask(address, &format!("STREAM.CREATE.{STREAM}"), &config)?;
+    Ok(())
+}
+
+/// The name of the server that leads the stream.
+///
+/// # Errors
+///
+/// The server does not answer, or refuses; `None` when nobody leads.
+pub fn stream_leader(address: SocketAddr) -> Result<Option<String>> {
+    let answer = ask(address, &format!("STREAM.INFO.{STREAM}"), "")?;
+    let answer: serde_json::Value = serde_json::from_str(&answer)?;
+    Ok(answer["cluster"]["leader"].as_str().map(str::to_owned))
+}
+
+/// One request to JetStream's API; its answer.
+fn ask(address: SocketAddr, what: &str, body: &str) -> Result<String> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(API_LIMIT))?;
     let mut request = CONNECT.to_vec();
     write!(
         request,
-        "SUB _INBOX.setup 1\r\nPUB $JS.API.STREAM.CREATE.{STREAM} _INBOX.setup {}\r\n{config}\r\n",
-        config.len()
+        "SUB _INBOX.setup 1\r\nPUB $JS.API.{what} _INBOX.setup {}\r\n{body}\r\n",
+        body.len()
     )?;
     socket.write_all(&request)?;
     let mut lines = BufReader::new(socket).lines();
@@ -71,9 +107,9 @@ fn create_stream(address: SocketAddr) -> Result<()> {
         if line.starts_with("MSG") || line.starts_with("HMSG") {
             let answer = lines.next().context("an answer")??;
             if answer.contains("\"error\"") || line.starts_with("HMSG") {
-                bail!("nats-server did not make the stream: {answer}");
+                bail!("nats-server refused: {answer}");
             }
-            return Ok(());
+            return Ok(answer);
         }
     }
     bail!("nats-server closed the connection")

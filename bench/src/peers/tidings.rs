@@ -3,11 +3,12 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::{Publisher, Start, Subscriber, key_name};
 use crate::payload::{Deliveries, PAYLOAD_BYTES, PAYLOAD_START};
@@ -16,30 +17,110 @@ use crate::protocol::{Chunked, Lines, Piece, ProtocolError, decimal};
 
 const INDEX_LABEL: &[u8] = br#"{"Index":"#;
 const ERROR_LABEL: &[u8] = br#"{"Error""#;
+/// How long an answer that needs no disk may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Behind the payload of a frame with one event.
 const LINE_END: &[u8] = b"}]}\n";
 
-/// Starts the agent; it tells its address in `listening.json`.
+/// Starts the agent alone.
 pub fn start(program: &Path, folder: &Path) -> Result<(Server, SocketAddr)> {
+    let (mut server, listening) = launch(program, folder, &["--dev".into()])?;
+    server.await_listening(listening.http)?;
+    Ok((server, listening.http))
+}
+
+/// Starts an agent with these arguments beside its address and its folder; it tells where it
+/// listens in `listening.json`.
+pub fn launch(
+    program: &Path,
+    folder: &Path,
+    arguments: &[OsString],
+) -> Result<(Server, Listening)> {
     let data = folder.join("data");
-    let arguments: Vec<OsString> = vec![
+    let mut all: Vec<OsString> = vec![
         "agent".into(),
-        "--dev".into(),
         "--http".into(),
         "127.0.0.1:0".into(),
         "--data-dir".into(),
         data.clone().into(),
     ];
-    let mut server = Server::start("tidings", program, &arguments, folder)?;
-    let listening = data.join("listening.json");
-    let address = server.await_ready(|| address_in(&fs::read_to_string(&listening).ok()?))?;
-    server.await_listening(address)?;
-    Ok((server, address))
+    all.extend_from_slice(arguments);
+    let mut server = Server::start("tidings", program, &all, folder)?;
+    let file = data.join("listening.json");
+    let listening = server.await_ready(|| Listening::read(&fs::read_to_string(&file).ok()?))?;
+    Ok((server, listening))
 }
 
-fn address_in(listening: &str) -> Option<SocketAddr> {
-    let value: serde_json::Value = serde_json::from_str(listening).ok()?;
-    value.get("http")?.as_str()?.parse().ok()
+/// Where an agent listens.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// For clients.
+    pub http: SocketAddr,
+    /// For other servers.
+    pub peer: Option<SocketAddr>,
+}
+
+impl Listening {
+    fn read(text: &str) -> Option<Self> {
+        let value: serde_json::Value = serde_json::from_str(text).ok()?;
+        let address = |name: &str| value.get(name)?.as_str()?.parse().ok();
+        Some(Self {
+            http: address("http")?,
+            peer: address("peer"),
+        })
+    }
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// The newest frame that it has.
+    pub newest: u64,
+    /// Bytes of the history.
+    pub history_bytes: u64,
+    /// Streams that it serves.
+    pub streams: u64,
+}
+
+impl NodeStatus {
+    /// Asks the server at this address.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer, or something else answers.
+    pub fn ask(address: SocketAddr) -> Result<Self> {
+        let status = get(address, "/v1/status")?;
+        let number = |pointer: &str| {
+            let number = status.pointer(pointer).and_then(serde_json::Value::as_u64);
+            number.with_context(|| format!("no number {pointer} in {status}"))
+        };
+        Ok(Self {
+            newest: number("/Timeline/Newest")?,
+            history_bytes: number("/Storage/HistoryBytes")?,
+            streams: number("/Http/Streams")?,
+        })
+    }
+}
+
+/// The JSON that one request gets.
+///
+/// # Errors
+///
+/// Nobody answers, or not with success.
+pub fn get(address: SocketAddr, path: &str) -> Result<serde_json::Value> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+    // 1.0: the answer is not cut into chunks.
+    write!(socket, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("an answer has a head")?;
+    if head.split(' ').nth(1) != Some("200") {
+        bail!("{path} was answered {answer}");
+    }
+    Ok(serde_json::from_str(body)?)
 }
 
 /// Appends one chunk of a request body.
@@ -409,11 +490,19 @@ mod tests {
     }
 
     #[test]
-    fn the_address_is_read_from_what_the_agent_wrote() {
+    fn the_addresses_are_read_from_what_the_agent_wrote() {
         assert_eq!(
-            address_in(r#"{"http":"127.0.0.1:7480","pid":1}"#),
-            Some("127.0.0.1:7480".parse().unwrap())
+            Listening::read(r#"{"http":"127.0.0.1:7480","pid":1}"#),
+            Some(Listening {
+                http: "127.0.0.1:7480".parse().unwrap(),
+                peer: None
+            })
         );
-        assert_eq!(address_in("{"), None);
+        let with_peer = r#"{"http":"127.0.0.1:7480","peer":"127.0.0.1:7481"}"#;
+        assert_eq!(
+            Listening::read(with_peer).and_then(|listening| listening.peer),
+            Some("127.0.0.1:7481".parse().unwrap())
+        );
+        assert_eq!(Listening::read("{"), None);
     }
 }

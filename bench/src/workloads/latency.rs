@@ -1,5 +1,6 @@
 //! From send to receipt at 1,000 events a second, 10 subscribers.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,11 +13,24 @@ const PERIOD: Duration = Duration::from_millis(1);
 const SUBSCRIBERS: usize = 10;
 
 pub fn run(running: &Running, scale: &Scale, each: &mut dyn FnMut(String, Measure)) -> Result<()> {
+    let measure = steady(running, scale, running.address(), SUBSCRIBERS)?;
+    each("1,000/s to 10".to_owned(), measure);
+    Ok(())
+}
+
+/// Publishes at a steady rate to the leader, with so many subscribers at this address.
+pub fn steady(
+    running: &Running,
+    scale: &Scale,
+    address: SocketAddr,
+    subscribers: usize,
+) -> Result<Measure> {
     let mut session = Session::new(running)?;
     session.add_publishers(1, Layout::OneStream)?;
     let start = session.mark()?;
+    session.connect_to(address);
     session.add_subscribers(
-        SUBSCRIBERS,
+        subscribers,
         &start,
         |_| None,
         |session, _| session.expect(0, 1),
@@ -34,7 +48,7 @@ pub fn run(running: &Running, scale: &Scale, each: &mut dyn FnMut(String, Measur
         session.publish(0, due)?;
     }
     let sent = session.next_sequence();
-    session.until_delivered(sent * SUBSCRIBERS as u64, sent)?;
+    session.until_delivered(sent * subscribers as u64, sent)?;
     let reading = meter.read(running)?;
     let mut times = session.take_latencies();
     let measure = Measure {
@@ -42,9 +56,5 @@ pub fn run(running: &Running, scale: &Scale, each: &mut dyn FnMut(String, Measur
         generator_busy: Some(reading.generator_busy),
         ..Measure::default()
     };
-    each(
-        "1,000/s to 10".to_owned(),
-        measure.with_latencies(&mut times),
-    );
-    Ok(())
+    Ok(measure.with_latencies(&mut times))
 }

@@ -1,11 +1,14 @@
 //! What is measured. Every workload runs on a server that was just started
 //! with empty data, and gives one [`Measure`] for each of its cases.
 
+mod catch_up;
+mod failover;
 mod fanout;
 mod filtered;
 mod latency;
 mod memory;
 mod publish;
+mod relay;
 mod replay;
 mod scale;
 mod session;
@@ -15,14 +18,16 @@ use std::net::{SocketAddr, TcpStream};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::deployment::Deployment;
 use crate::peers::{Layout, LineProbe, Peer, Running};
 
+pub use relay::{ADDED_CASES, SHARED_CASE};
 pub use scale::Scale;
 use session::Session;
 
 /// The workloads, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Workload {
     /// Acknowledged publishing.
     Publish,
@@ -36,17 +41,26 @@ pub enum Workload {
     Memory,
     /// One publisher, 1,000 subscribers to one key each.
     Filtered,
+    /// From the death of a cluster's leader to the next acknowledgement.
+    Failover,
+    /// A new server of a cluster gets all that there is.
+    CatchUp,
+    /// Through an agent that relays.
+    Relay,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Publish,
         Self::Fanout,
         Self::Latency,
         Self::Replay,
         Self::Memory,
         Self::Filtered,
+        Self::Failover,
+        Self::CatchUp,
+        Self::Relay,
     ];
 
     /// As written on the command line and in JSON.
@@ -58,6 +72,9 @@ impl Workload {
             Self::Replay => "replay",
             Self::Memory => "memory",
             Self::Filtered => "filtered",
+            Self::Failover => "failover",
+            Self::CatchUp => "catch-up",
+            Self::Relay => "relay",
         }
     }
 
@@ -69,7 +86,10 @@ impl Workload {
     }
 
     /// Whether it says something about this peer.
-    pub fn applies_to(self, peer: Peer) -> bool {
+    pub fn applies_to(self, peer: Peer, deployment: Deployment) -> bool {
+        if !deployment.workloads().contains(&self) {
+            return false;
+        }
         match self {
             Self::Publish => !peer.is_bare(),
             // Flushing one by one, JetStream's deliveries are its publishes.
@@ -82,6 +102,16 @@ impl Workload {
                 Peer::NatsAlways | Peer::RedisEverysec | Peer::BareFrame
             ),
             Self::Filtered => !peer.is_bare() && peer != Peer::NatsAlways,
+            Self::Failover => peer != Peer::NatsAlways,
+            Self::CatchUp | Self::Relay => peer == Peer::Tidings,
+        }
+    }
+
+    /// How often it runs in a round, each time on servers that were just started.
+    pub fn repetitions(self, scale: &Scale) -> usize {
+        match self {
+            Self::Failover => scale.failovers,
+            _ => 1,
         }
     }
 
@@ -92,7 +122,7 @@ impl Workload {
     /// The server failed, was too slow for a limit, or lost an event.
     pub fn run(
         self,
-        running: &Running,
+        running: &mut Running,
         scale: &Scale,
         each: &mut dyn FnMut(String, Measure),
     ) -> Result<()> {
@@ -103,6 +133,9 @@ impl Workload {
             Self::Replay => replay::run(running, scale, each),
             Self::Memory => memory::run(running, scale, each),
             Self::Filtered => filtered::run(running, scale, each),
+            Self::Failover => failover::run(running, each),
+            Self::CatchUp => catch_up::run(running, scale, each),
+            Self::Relay => relay::run(running, scale, each),
         }
     }
 }
@@ -128,6 +161,15 @@ pub struct Measure {
     /// Server memory for one subscriber, in KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kib: Option<f64>,
+    /// Bytes of the history a second, in MB (10⁶).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mb_rate: Option<f64>,
+    /// Milliseconds in which nothing was acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap_ms: Option<f64>,
+    /// Streams that the servers served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams: Option<f64>,
     /// CPU of the load generator, as a share of one core: near 1 it is the
     /// generator that was measured.
     #[serde(skip_serializing_if = "Option::is_none")]

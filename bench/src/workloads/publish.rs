@@ -1,5 +1,6 @@
 //! Acknowledged publishing: connections × events in flight on each.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -12,17 +13,35 @@ use crate::peers::{Layout, Running};
 /// Connections and events in flight on each of them.
 const CASES: [(usize, u64); 3] = [(16, 64), (16, 1), (1, 1)];
 
+/// To the leader; with several servers, once more with the connections dealt out to all of them.
 pub fn run(running: &Running, scale: &Scale, each: &mut dyn FnMut(String, Measure)) -> Result<()> {
+    let leader = [running.address()];
     for (connections, in_flight) in CASES {
-        let measure = window(running, scale, connections, in_flight)?;
+        let measure = window(running, &leader, scale, connections, in_flight)?;
         each(format!("{connections} × {in_flight}"), measure);
+    }
+    let all = running.addresses();
+    if all.len() > 1 {
+        let (connections, in_flight) = CASES[0];
+        let measure = window(running, &all, scale, connections, in_flight)?;
+        let case = format!("{connections} × {in_flight}, by all servers");
+        each(case, measure);
     }
     Ok(())
 }
 
-fn window(running: &Running, scale: &Scale, connections: usize, in_flight: u64) -> Result<Measure> {
+fn window(
+    running: &Running,
+    servers: &[SocketAddr],
+    scale: &Scale,
+    connections: usize,
+    in_flight: u64,
+) -> Result<Measure> {
     let mut session = Session::new(running)?;
-    session.add_publishers(connections, Layout::OneStream)?;
+    for server in servers.iter().cycle().take(connections) {
+        session.connect_to(*server);
+        session.add_publishers(1, Layout::OneStream)?;
+    }
     // A server that has just started may take its time for the first event.
     session.mark()?;
     let one_by_one = connections == 1 && in_flight == 1;

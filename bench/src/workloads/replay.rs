@@ -11,7 +11,7 @@ use crate::peers::{Layout, Running, Start};
 
 /// Unacknowledged events while the history is stored.
 const WINDOW: u64 = 2_000;
-/// Storing the events may take so long.
+/// Storing the events may take so long, and a minute more for each million.
 const STORE_LIMIT: Duration = Duration::from_secs(180);
 /// Reading them may take so long.
 const REPLAY_LIMIT: Duration = Duration::from_secs(120);
@@ -38,7 +38,9 @@ pub fn run(running: &Running, scale: &Scale, each: &mut dyn FnMut(String, Measur
     Ok(())
 }
 
-fn store(running: &Running, events: u64) -> Result<()> {
+/// Fills the server with so many events.
+pub fn store(running: &Running, events: u64) -> Result<()> {
+    let limit = STORE_LIMIT + Duration::from_secs(60 * (events / 1_000_000));
     let mut session = Session::new(running)?;
     session.add_publishers(1, Layout::Replay)?;
     let meter = session.meter()?;
@@ -46,10 +48,10 @@ fn store(running: &Running, events: u64) -> Result<()> {
         let left = events - session.next_sequence();
         session.fill(0, WINDOW, left)?;
         session.turn()?;
-        if meter.elapsed() > STORE_LIMIT {
+        if meter.elapsed() > limit {
             bail!(
                 "storing {events} events took longer than {} s",
-                STORE_LIMIT.as_secs()
+                limit.as_secs()
             );
         }
     }

@@ -23,6 +23,12 @@ pub struct Scale {
     pub idle: Vec<usize>,
     /// How long memory may take to settle.
     pub settle: Duration,
+    /// Leaders of a cluster that are killed in a round, each of a fresh cluster.
+    pub failovers: usize,
+    /// Events that a new server has to get.
+    pub catch_up_events: u64,
+    /// Subscribers that share what an agent gets.
+    pub relay_subscribers: usize,
     /// Each of the machine's limits.
     pub machine: Duration,
 }
@@ -39,6 +45,9 @@ impl Scale {
             subscribers: vec![1, 10, 100, 1_000],
             idle: vec![1_000, 5_000],
             settle: Duration::from_secs(3),
+            failovers: 4,
+            catch_up_events: 2_000_000,
+            relay_subscribers: 1_000,
             machine: Duration::from_secs(1),
         }
     }
@@ -54,6 +63,9 @@ impl Scale {
             subscribers: vec![1, 10, 100, 1_000],
             idle: vec![1_000],
             settle: Duration::from_millis(500),
+            failovers: 1,
+            catch_up_events: 20_000,
+            relay_subscribers: 100,
             machine: Duration::from_millis(300),
         }
     }

@@ -1,6 +1,7 @@
 //! Connections to one server, driven by one event loop, with the counts that
 //! the workloads decide by.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -72,6 +73,8 @@ impl Handler for Endpoints {
 /// See the module.
 pub struct Session<'a> {
     running: &'a Running,
+    /// Where the next connections go to.
+    address: SocketAddr,
     events: EventLoop,
     endpoints: Endpoints,
     payload: Payload,
@@ -83,6 +86,7 @@ impl<'a> Session<'a> {
     pub fn new(running: &'a Running) -> Result<Self> {
         Ok(Self {
             running,
+            address: running.address(),
             events: EventLoop::new()?,
             endpoints: Endpoints::default(),
             payload: Payload::new(),
@@ -90,11 +94,16 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// The next connections go to this server instead of the leader.
+    pub fn connect_to(&mut self, address: SocketAddr) {
+        self.address = address;
+    }
+
     /// Opens `count` publishing connections.
     pub fn add_publishers(&mut self, count: usize, layout: Layout) -> Result<()> {
         for _ in 0..count {
             let mut codec = self.running.publisher(layout);
-            let token = self.events.connect(self.running.address())?;
+            let token = self.events.connect(self.address)?;
             codec.open(self.events.out(token));
             self.endpoints
                 .slots
@@ -130,7 +139,7 @@ impl<'a> Session<'a> {
             let to = (first + count).min(from + OPENING_MAX);
             for at in from..to {
                 let mut codec = self.running.subscriber(start, key(at - first));
-                let token = self.events.connect(self.running.address())?;
+                let token = self.events.connect(self.address)?;
                 codec.open(self.events.out(token));
                 let expected = expect(self, at - first);
                 self.endpoints.slots.push(Slot::Subscriber(at));
@@ -286,7 +295,12 @@ impl<'a> Session<'a> {
 
     /// Handles what the servers sent, or waits a little for it.
     pub fn turn(&mut self) -> Result<u64> {
-        self.events.turn(TURN, &mut self.endpoints)
+        self.turn_within(TURN)
+    }
+
+    /// As [`Session::turn`], waiting no longer than `limit`.
+    pub fn turn_within(&mut self, limit: Duration) -> Result<u64> {
+        self.events.turn(limit, &mut self.endpoints)
     }
 
     /// Turns until `done`.
