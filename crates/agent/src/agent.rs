@@ -4,31 +4,31 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use tidings_raft::{Replica, stored_node_id};
-use tidings_timeline::Settings;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::contradictions::contradictions;
 use crate::data_dir::DataHome;
 use crate::error::{RunError, StartError};
-use crate::http_server::{HttpServer, ReservedPort};
+use crate::http_server::HttpServer;
 use crate::listening::{LISTENING_FILE, Listening, ListeningFile};
 use crate::logging::Logging;
 use crate::open_files::raise_open_files;
 use crate::reload::{self, Reloaded};
+use crate::reserved_port::ReservedPort;
+use crate::roles::{Role, RolePorts};
 use crate::service_manager::ServiceManager;
 use crate::token::{TokenError, TokenText, configured_token};
 use crate::wiring;
-
-/// The number of a server that is alone.
-const FIRST_NODE_ID: u64 = 1;
 
 /// How long the timeline may take to come down: a snapshot may be under way.
 const TIMELINE_STOP_MAX: Duration = Duration::from_secs(30);
 
 /// How long a reload waits for the timeline to take its settings: nothing else is reloaded meanwhile.
 const SETTINGS_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is looked what the agent waits for.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Descriptors beside those of connections: files of the history and the log, and what the process
 /// itself has open.
@@ -41,7 +41,7 @@ const OTHER_OPEN_FILES: u64 = 512;
 pub struct Agent {
     config: Config,
     token: Option<TokenText>,
-    replica: Replica,
+    role: Role,
     listener: TcpListener,
     gave_way: Option<std::net::SocketAddr>,
     listening: Listening,
@@ -70,31 +70,23 @@ impl Agent {
         })?;
         check_open_files(&config);
 
-        // The port first: a wrong address is told at once, not after a long recovery.
+        // The ports first: a wrong address is told at once, not after a long recovery.
         let address = config.http.address;
         let unbound = |source| StartError::Listen { address, source };
         let port =
             ReservedPort::take(address, config.http.free_port_when_taken).map_err(unbound)?;
         let gave_way = port.gave_way;
+        let role_ports = RolePorts::take(&config)?;
 
         let path = data.path().to_owned();
-        let timeline = |source| StartError::Timeline {
-            path: path.clone(),
-            source,
-        };
-        let node_id = stored_node_id(&path)
-            .map_err(timeline)?
-            .unwrap_or(FIRST_NODE_ID);
-        let replica = Replica::open(wiring::replica(&config, &path, node_id))
-            .await
-            .map_err(timeline)?;
-
-        let listener = port.listen().map_err(unbound)?;
         let listening = Listening {
-            http: listener.local_addr().map_err(unbound)?,
+            http: port.address(),
+            peer: role_ports.peer(),
             pid: std::process::id(),
             node: config.node.name.clone(),
         };
+        let role = Role::start(&config, &path, role_ports).await?;
+        let listener = port.listen().map_err(unbound)?;
         let listening_file = ListeningFile::write(&path, &listening).map_err(|source| {
             StartError::ListeningFile {
                 path: path.join(LISTENING_FILE),
@@ -103,6 +95,7 @@ impl Agent {
         })?;
         info!(
             http = %listening.http,
+            peer = listening.peer.map(tracing::field::display),
             node = listening.node,
             data_dir = %path.display(),
             guarded = token.is_some(),
@@ -111,7 +104,7 @@ impl Agent {
         Ok(Agent {
             config,
             token,
-            replica,
+            role,
             listener,
             gave_way,
             listening,
@@ -147,9 +140,32 @@ impl Agent {
         matches!(self.data, DataHome::Temporary(_))
     }
 
+    /// What the agent waits for before it can serve, each time that it is something else, and at last
+    /// who it serves together with. Ends then; empty when there was nothing to wait for.
+    pub fn progress(&self) -> impl Stream<Item = String> + Send + use<> {
+        let said = self.role.waits_for();
+        let first = futures_util::stream::iter(said.clone());
+        first.chain(futures_util::stream::unfold(
+            (self.role.clone(), said),
+            |(role, said)| async move {
+                let before = said?;
+                loop {
+                    match role.waits_for() {
+                        None => return Some((format!("ready: {}", role.company()), (role, None))),
+                        Some(now) if now != before => {
+                            return Some((now.clone(), (role, Some(now))));
+                        }
+                        Some(_) => tokio::time::sleep(PROGRESS_INTERVAL).await,
+                    }
+                }
+            },
+        ))
+    }
+
     /// Serves until `shutdown` is done or something breaks, taking over each configuration that
-    /// `reload` yields. Then requests under way are finished within `http.shutdown_grace`, the
-    /// timeline comes down, `listening.json` goes, and a temporary data directory goes.
+    /// `reload` yields. Then the lead is handed over, if this server has it and there is another,
+    /// requests under way are finished within `http.shutdown_grace`, the timeline comes down,
+    /// `listening.json` goes, and a temporary data directory goes.
     ///
     /// # Errors
     ///
@@ -162,7 +178,7 @@ impl Agent {
     ) -> Result<(), RunError> {
         let manager = ServiceManager::from_environment();
         let mut server = HttpServer::start(
-            &self.replica,
+            &self.role,
             wiring::api(&self.config, self.token.as_ref()),
             &self.listener,
         )
@@ -171,8 +187,8 @@ impl Agent {
         })?;
         manager.ready(&format!("listening on {}", self.listening.http));
 
-        let replica = self.replica.clone();
-        let mut broken = pin!(replica.fatal());
+        let role = self.role.clone();
+        let mut broken = pin!(role.broken());
         let mut shutdown = pin!(shutdown);
         // A stream that has ended is never ready again.
         let mut reload = pin!(reload.chain(futures_util::stream::pending()));
@@ -183,7 +199,7 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break None,
-                reason = &mut broken => break Some(Fault::Timeline(reason.to_string())),
+                reason = &mut broken => break Some(Fault::Timeline(reason)),
                 reason = server.ended() => break Some(Fault::Http(reason)),
                 prepared = ready(&mut preparing) => {
                     preparing = None;
@@ -199,12 +215,16 @@ impl Agent {
         drop(preparing);
 
         manager.stopping();
+        // First, while requests still come: they go on to the next leader.
+        if fault.is_none() {
+            self.role.hand_over().await;
+        }
         if !server.stop().await {
             warn!("requests did not end within http.shutdown_grace and were cut");
         }
         // Before the directory is let go: the next agent on it writes a file of its own.
         drop(self.listening_file);
-        if tokio::time::timeout(TIMELINE_STOP_MAX, self.replica.shutdown())
+        if tokio::time::timeout(TIMELINE_STOP_MAX, self.role.shutdown())
             .await
             .is_err()
         {
@@ -245,10 +265,10 @@ impl Agent {
                 return None;
             }
         };
-        let replica = self.replica.clone();
+        let role = self.role.clone();
         Some(Box::pin(async move {
             let settings = wiring::settings(&reloaded.config);
-            let settled = tokio::time::timeout(SETTINGS_WAIT_MAX, settle(&replica, settings));
+            let settled = tokio::time::timeout(SETTINGS_WAIT_MAX, role.settle(settings));
             match settled.await {
                 Ok(Ok(())) => Some(Prepared { reloaded, token }),
                 Ok(Err(reason)) => {
@@ -276,7 +296,7 @@ impl Agent {
         let changed = token != self.token || surface(&self.config) != surface(&reloaded.config);
         let server = if changed {
             let api = wiring::api(&reloaded.config, token.as_ref());
-            match server.start_next(&self.replica, api, &self.listener) {
+            match server.start_next(&self.role, api, &self.listener) {
                 Ok(new) => {
                     // The old one ends in the background.
                     tokio::spawn(server.stop());
@@ -322,21 +342,6 @@ async fn ready(preparing: &mut Option<Preparing>) -> Option<Prepared> {
 
 fn not_reloaded(reason: &str) {
     error!(reason, "the configuration was not reloaded");
-}
-
-/// Makes the settings those of the timeline. What it has is asked of the timeline itself: what this
-/// agent was configured with may never have got there.
-async fn settle(replica: &Replica, settings: Settings) -> Result<(), String> {
-    if *replica.state().settings == settings {
-        return Ok(());
-    }
-    match replica.propose_settings(settings).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!(
-            "the new settings of the timeline were not taken: {}; reload again",
-            crate::error_chain(&error)
-        )),
-    }
 }
 
 enum Fault {

@@ -18,6 +18,10 @@ use tidings_timeline::{BrokerConfig as RingConfig, RetentionSettings, Settings};
 pub struct Config {
     /// `[node]`: who this agent is and where it keeps its data.
     pub node: NodeConfig,
+    /// `[server]`: whether this agent is one of the servers that hold the timeline.
+    pub server: ServerConfig,
+    /// `[peers]`: how servers reach each other.
+    pub peers: PeersConfig,
     /// `[http]`: the HTTP surface.
     pub http: HttpConfig,
     /// `[stream]`: `GET /v1/event/stream` and its siblings.
@@ -52,6 +56,29 @@ pub enum DataDir {
     At(PathBuf),
     /// A fresh temporary directory, removed at a clean exit. Only `--dev` asks for it.
     Temporary,
+}
+
+/// `[server]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Whether this agent is a server of a cluster.
+    pub enabled: bool,
+    /// How many servers without a past form a cluster; 0: it only joins others.
+    pub bootstrap_expect: u64,
+}
+
+/// `[peers]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeersConfig {
+    /// Where a server listens for the others; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// When the address's port is taken, take a free one instead of failing. Only `--dev` without
+    /// an explicit address asks for it; there is no key.
+    pub free_port_when_taken: bool,
+    /// `HOST:PORT` by which the others reach it; `None`: the address.
+    pub advertise: Option<String>,
+    /// `HOST:PORT` of some servers; these know the rest.
+    pub join: Vec<String>,
 }
 
 /// `[http]`.
@@ -212,6 +239,10 @@ pub enum LogFormat {
 pub const HTTP_ADDRESS_DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
 
+/// DESIGN: the address at which servers reach each other.
+pub const PEERS_ADDRESS_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7481);
+
 /// Where a server that was told nothing keeps its data.
 pub const DATA_DIR_DEFAULT: &str = "/var/lib/tidings";
 
@@ -222,6 +253,17 @@ impl Default for NodeConfig {
         NodeConfig {
             name: host_name(),
             data_dir: DataDir::At(PathBuf::from(DATA_DIR_DEFAULT)),
+        }
+    }
+}
+
+impl Default for PeersConfig {
+    fn default() -> PeersConfig {
+        PeersConfig {
+            address: PEERS_ADDRESS_DEFAULT,
+            free_port_when_taken: false,
+            advertise: None,
+            join: Vec::new(),
         }
     }
 }

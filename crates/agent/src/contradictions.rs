@@ -1,5 +1,7 @@
 //! What cannot be, though every value is within its own range.
 
+use std::net::SocketAddr;
+
 use crate::config::{Config, HttpConfig};
 use crate::keys::key;
 
@@ -80,10 +82,53 @@ pub(crate) fn contradictions(config: &Config) -> Vec<Contradiction> {
             ),
         });
     }
+    found.extend(of_servers(config));
     found
 }
 
 /// Whether other machines can reach the address.
 pub(crate) fn is_exposed(http: &HttpConfig) -> bool {
-    !http.address.ip().to_canonical().is_loopback()
+    !is_loopback(http.address)
+}
+
+/// Whether only this machine can reach the address.
+pub(crate) fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// What cannot be of a server and those that it looks for.
+fn of_servers(config: &Config) -> Vec<Contradiction> {
+    let Config { server, peers, .. } = config;
+    let mut found = Vec::new();
+    if !server.enabled {
+        if server.bootstrap_expect > 0 {
+            found.push(Contradiction {
+                keys: vec!["server.bootstrap_expect"],
+                sentence:
+                    "server.bootstrap_expect says how many servers form a cluster, and this agent \
+                           is none of them; set server.enabled = true (flag --server)"
+                        .to_owned(),
+            });
+        }
+        if !peers.join.is_empty() {
+            found.push(Contradiction {
+                keys: vec!["peers.join"],
+                sentence: "peers.join names servers to hold a timeline with, and this agent is no \
+                           server; set server.enabled = true (flag --server)"
+                    .to_owned(),
+            });
+        }
+    } else if peers.address.ip().is_unspecified() && peers.advertise.is_none() {
+        found.push(Contradiction {
+            keys: vec!["peers.address", "peers.advertise"],
+            sentence: format!(
+                "peers.address {} is listened on at every address of this machine, and the other \
+                 servers must be told one; set peers.advertise to the host and port by which they reach \
+                 it, as \"server-1.example:{}\"",
+                peers.address,
+                peers.address.port()
+            ),
+        });
+    }
+    found
 }

@@ -88,7 +88,16 @@ fn raw(value: &DeValue<'_>) -> Raw {
         DeValue::Boolean(switch) => Raw::Boolean(*switch),
         DeValue::Float(number) => Raw::Number(number.as_str().to_owned()),
         DeValue::Datetime(_) => Raw::Other("a date"),
-        DeValue::Array(_) => Raw::Other("an array"),
+        DeValue::Array(values) => {
+            let texts = values.iter().map(|value| match value.get_ref() {
+                DeValue::String(text) => Some(text.clone().into_owned()),
+                _ => None,
+            });
+            match texts.collect() {
+                Some(texts) => Raw::Texts(texts),
+                None => Raw::Other("an array"),
+            }
+        }
         DeValue::Table(_) => Raw::Other("a table"),
     }
 }
@@ -182,7 +191,7 @@ mod tests {
             ),
             (
                 "[node]\naddress = \"x\"",
-                "t.toml:2:1: unknown key \"node.address\"; did you mean \"http.address\"?",
+                "t.toml:2:1: unknown key \"node.address\"; did you mean \"peers.address\"?",
             ),
             (
                 "data_dir = \"/tmp\"",
@@ -247,5 +256,15 @@ mod tests {
         assert!(raws.contains(&&Raw::Boolean(true)));
         assert!(raws.contains(&&Raw::Text("x".to_owned())));
         assert!(raws.contains(&&Raw::Number("16".to_owned())));
+        for (array, raw) in [
+            (
+                "[\"a\", \"b\"]",
+                Raw::Texts(vec!["a".to_owned(), "b".to_owned()]),
+            ),
+            ("[\"a\", 1]", Raw::Other("an array")),
+        ] {
+            let document = read(Path::new("t.toml"), &format!("peers.join = {array}"));
+            assert_eq!(document.settings[0].raw, raw);
+        }
     }
 }

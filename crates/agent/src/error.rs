@@ -44,6 +44,28 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The address for other servers cannot be listened on.
+    #[error(
+        "cannot listen on {address} for other servers; choose another one with --peer, or stop the program that has it"
+    )]
+    ListenForPeers {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The timeline is held together with other servers, and they are not asked.
+    #[error(
+        "the timeline in {} is held by {servers} servers together, and this agent was started alone; start it with --server, as one of them",
+        path.display()
+    )]
+    Company {
+        /// The data directory.
+        path: PathBuf,
+        /// How many servers hold it.
+        servers: usize,
+    },
     /// The timeline cannot be opened.
     #[error("cannot open the timeline in {}", path.display())]
     Timeline {
@@ -51,7 +73,7 @@ pub enum StartError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: OpenError,
+        source: Box<OpenError>,
     },
     /// `listening.json` cannot be written.
     #[error("cannot write {}", path.display())]

@@ -1,62 +1,15 @@
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::time::Duration;
 
-use tidings_api::{ApiConfig, ApiServer, ApiShared};
-use tidings_raft::Replica;
-use tokio::net::TcpSocket;
+use tidings_api::{ApiConfig, ApiShared};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Connections that wait in the kernel while we accept; it may cut this down by `somaxconn`.
-const ACCEPT_BACKLOG: u32 = 4_096;
+use crate::roles::Role;
 
 /// Beyond the grace that the server itself gives: then it is not waited for any longer.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
-
-/// A port that is ours, with nobody listening yet: clients are refused, rather than kept waiting,
-/// while the data is read.
-#[derive(Debug)]
-pub(crate) struct ReservedPort {
-    socket: TcpSocket,
-    /// The port that was asked for and is taken, when another one was taken in its place.
-    pub(crate) gave_way: Option<SocketAddr>,
-}
-
-impl ReservedPort {
-    /// Takes `address`; with `give_way`, a free port of the same host when that one is taken.
-    pub(crate) fn take(address: SocketAddr, give_way: bool) -> io::Result<ReservedPort> {
-        match bind(address) {
-            Ok(socket) => Ok(ReservedPort {
-                socket,
-                gave_way: None,
-            }),
-            Err(error) if give_way && error.kind() == io::ErrorKind::AddrInUse => {
-                Ok(ReservedPort {
-                    socket: bind(SocketAddr::new(address.ip(), 0))?,
-                    gave_way: Some(address),
-                })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Begins to listen.
-    pub(crate) fn listen(self) -> io::Result<TcpListener> {
-        self.socket.listen(ACCEPT_BACKLOG)?.into_std()
-    }
-}
-
-fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    // A restart must not wait for the connections of the last run to be forgotten.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    Ok(socket)
-}
 
 /// An HTTP server that runs on a clone of the listening socket.
 ///
@@ -74,25 +27,25 @@ pub(crate) struct HttpServer {
 
 impl HttpServer {
     pub(crate) fn start(
-        replica: &Replica,
+        role: &Role,
         config: ApiConfig,
         listener: &TcpListener,
     ) -> io::Result<HttpServer> {
-        HttpServer::start_sharing(replica, config, listener, ApiShared::new())
+        HttpServer::start_sharing(role, config, listener, ApiShared::new())
     }
 
     /// Starts the server that takes over: it goes on counting where this one is.
     pub(crate) fn start_next(
         &self,
-        replica: &Replica,
+        role: &Role,
         config: ApiConfig,
         listener: &TcpListener,
     ) -> io::Result<HttpServer> {
-        HttpServer::start_sharing(replica, config, listener, self.shared.clone())
+        HttpServer::start_sharing(role, config, listener, self.shared.clone())
     }
 
     fn start_sharing(
-        replica: &Replica,
+        role: &Role,
         config: ApiConfig,
         listener: &TcpListener,
         shared: ApiShared,
@@ -100,7 +53,7 @@ impl HttpServer {
         let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
         let grace = config.http.shutdown_grace;
         let (stop, stopped) = oneshot::channel();
-        let server = ApiServer::new_sharing(replica.clone(), config, &shared);
+        let server = role.api_server(config, &shared);
         let task = tokio::spawn(server.run(listener, async {
             // Dropping the sender stops it as well.
             let _ = stopped.await;

@@ -43,6 +43,8 @@ pub(crate) enum Field {
     FileOrOff(fn(&mut Config) -> &mut Option<PathBuf>),
     Address(fn(&mut Config) -> &mut SocketAddr),
     HostNames(fn(&mut Config) -> &mut Vec<String>),
+    HostPortOrOff(fn(&mut Config) -> &mut Option<String>),
+    HostPorts(fn(&mut Config) -> &mut Vec<String>),
     /// The words, then setting and getting by place in them.
     Choice(
         &'static [&'static str],
@@ -66,6 +68,8 @@ pub(crate) enum Raw {
     Number(String),
     /// A TOML boolean.
     Boolean(bool),
+    /// A TOML array of strings.
+    Texts(Vec<String>),
     /// Any other TOML value, by its type's name.
     Other(&'static str),
     /// From the environment or a flag, where everything is text.
@@ -83,6 +87,12 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What each section is for, in the order of the reference.
 pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("node", "Who this agent is and where it keeps its data."),
+    (
+        "server",
+        "Whether this agent is one of the servers that hold one timeline together. Without it the agent \
+         holds a timeline of its own.",
+    ),
+    ("peers", "How servers reach each other."),
     ("http", "The HTTP surface."),
     (
         "stream",
@@ -106,6 +116,9 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ),
     ("log", "The agent's own log, on standard error."),
 ];
+
+/// More servers than this are not remembered while a cluster forms (`raft/src/peers/me.rs`).
+const BOOTSTRAP_EXPECT_MAX: u64 = 64;
 
 const VERIFY_WORDS: &[&str] = &["tail", "all"];
 const LEVEL_WORDS: &[&str] = &["error", "warn", "info", "debug", "trace"];
@@ -144,6 +157,54 @@ pub(crate) static KEYS: &[Key] = &[
         about: "Directory of everything that is kept; made when it is absent. One agent at a time: a \
                 second one on the same directory is refused.",
         field: Field::DataDir(|c| &mut c.node.data_dir),
+    },
+    Key {
+        name: "server.enabled",
+        flag: Some("--server"),
+        reload: false,
+        about: "Whether this agent is a server of a cluster. It finds the others by `peers.join`, and \
+                they it. A timeline that was a server's own before goes on as a cluster of one, which \
+                others may join.",
+        field: Field::Switch(|c| &mut c.server.enabled),
+    },
+    Key {
+        name: "server.bootstrap_expect",
+        flag: Some("--bootstrap-expect"),
+        reload: false,
+        about: "How many servers without data, that all see each other, form a cluster: the same on all \
+                of them. 1 begins alone, and others may join. 0 only joins servers that are a cluster \
+                already. Without meaning once the server is in a cluster.",
+        field: Field::Count(
+            Number::Everywhere(|c| &mut c.server.bootstrap_expect),
+            0,
+            BOOTSTRAP_EXPECT_MAX,
+        ),
+    },
+    Key {
+        name: "peers.address",
+        flag: Some("--peer"),
+        reload: false,
+        about: "IP address and port at which a server listens for the others. Port `0` takes a free one, \
+                which `listening.json` then names. Whoever reaches it may join and write: \
+                keep it to a network of the servers' own.",
+        field: Field::Address(|c| &mut c.peers.address),
+    },
+    Key {
+        name: "peers.advertise",
+        flag: None,
+        reload: false,
+        about: "Host and port by which the others reach `peers.address`, where that is not the address \
+                itself: needed when it is `0.0.0.0` or `[::]`. Port `0` stands for the port that is \
+                listened on.",
+        field: Field::HostPortOrOff(|c| &mut c.peers.advertise),
+    },
+    Key {
+        name: "peers.join",
+        flag: Some("--join"),
+        reload: false,
+        about: "Peer addresses of some of the servers, which know the rest; this server's own among them \
+                is no harm. Looked up anew whenever somebody is missing.",
+        field: Field::HostPorts(|c| &mut c.peers.join),
     },
     Key {
         name: "http.address",
@@ -663,6 +724,13 @@ impl Field {
             }
             Field::Address(at) => *at(config) = address(raw)?,
             Field::HostNames(at) => *at(config) = host_names(raw)?,
+            Field::HostPortOrOff(at) => {
+                *at(config) = match off(raw) {
+                    true => None,
+                    false => Some(host_port(raw)?),
+                };
+            }
+            Field::HostPorts(at) => *at(config) = host_ports(raw)?,
             Field::Choice(words, set, _) => {
                 let right = || format!("it must be {}", one_of(words));
                 let text = text(raw).ok_or_else(|| format!("is {}; {}", raw.shown(), right()))?;
@@ -698,6 +766,11 @@ impl Field {
             }
             Field::Address(at) => quoted(&at(config).to_string()),
             Field::HostNames(at) => quoted(&at(config).join(" ")),
+            Field::HostPortOrOff(at) => or_off(at(config).clone()),
+            Field::HostPorts(at) => {
+                let all: Vec<String> = at(config).iter().map(|one| quoted(one)).collect();
+                format!("[{}]", all.join(", "))
+            }
             Field::Choice(words, _, get) => quoted(words[get(config)]),
         }
     }
@@ -715,7 +788,8 @@ impl Field {
             Field::DataDir(at) => at(to).clone_from(at(&mut from)),
             Field::FileOrOff(at) => at(to).clone_from(at(&mut from)),
             Field::Address(at) => *at(to) = *at(&mut from),
-            Field::HostNames(at) => at(to).clone_from(at(&mut from)),
+            Field::HostNames(at) | Field::HostPorts(at) => at(to).clone_from(at(&mut from)),
+            Field::HostPortOrOff(at) => at(to).clone_from(at(&mut from)),
             Field::Choice(_, set, get) => set(to, get(&from)),
         }
     }
@@ -754,6 +828,10 @@ impl Field {
             Field::FileOrOff(_) => "file, or `\"off\"`".to_owned(),
             Field::Address(_) => "IP address and port".to_owned(),
             Field::HostNames(_) => "host names, separated by spaces; empty for none".to_owned(),
+            Field::HostPortOrOff(_) => "`HOST:PORT`, or `\"off\"`".to_owned(),
+            Field::HostPorts(_) => {
+                "list of `HOST:PORT`; as one text, separated by spaces".to_owned()
+            }
             Field::Choice(words, ..) => one_of(words).replace('"', "`"),
         }
     }
@@ -797,6 +875,7 @@ impl Raw {
             Raw::Text(text) | Raw::Word(text) => quoted(text),
             Raw::Number(number) => number.clone(),
             Raw::Boolean(switch) => switch.to_string(),
+            Raw::Texts(_) => "an array".to_owned(),
             Raw::Other(kind) => (*kind).to_owned(),
         }
     }
@@ -834,6 +913,58 @@ fn host_names(raw: &Raw) -> Result<Vec<String>, String> {
             }
         })
         .collect()
+}
+
+fn host_port(raw: &Raw) -> Result<String, String> {
+    let right =
+        "it must be a host and a port, as \"server-1.example:7481\" or \"[2001:db8::1]:7481\"";
+    let text = text(raw).ok_or_else(|| format!("is {}; {right}", raw.shown()))?;
+    is_host_port(text)
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("is {}; {right}", raw.shown()))
+}
+
+fn host_ports(raw: &Raw) -> Result<Vec<String>, String> {
+    let right =
+        "it must be hosts with their ports, as [\"server-1.example:7481\", \"192.0.2.2:7481\"]";
+    let texts: Vec<&str> = match raw {
+        Raw::Texts(texts) => texts.iter().map(String::as_str).collect(),
+        Raw::Text(text) | Raw::Word(text) => {
+            let words = text.split([' ', ',']);
+            words.filter(|word| !word.is_empty()).collect()
+        }
+        _ => return Err(format!("is {}; {right}", raw.shown())),
+    };
+    if texts.len() > HOST_PORTS_MAX {
+        return Err(format!(
+            "has {} entries; {HOST_PORTS_MAX} are enough, as the servers tell of each other",
+            texts.len()
+        ));
+    }
+    match texts.iter().find(|text| !is_host_port(text)) {
+        Some(text) => Err(format!("has {}; {right}", quoted(text))),
+        None => Ok(texts.into_iter().map(str::to_owned).collect()),
+    }
+}
+
+/// Addresses that are greeted again and again while a cluster forms.
+const HOST_PORTS_MAX: usize = 64;
+/// Longest name of a host (RFC 1035).
+const HOST_BYTES_MAX: usize = 253;
+
+/// Whether a text is a host name, an IPv4 address or an IPv6 address in brackets, with a port.
+fn is_host_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_host = match bracketed {
+        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => (1..=HOST_BYTES_MAX).contains(&host.len()) && host.chars().all(node_name_char),
+    };
+    is_host && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
 }
 
 fn switch(raw: &Raw) -> Result<bool, String> {
@@ -998,6 +1129,12 @@ mod tests {
             let raw = match &table["it"] {
                 toml::Value::String(text) => Raw::Text(text.clone()),
                 toml::Value::Integer(number) => Raw::Number(number.to_string()),
+                toml::Value::Array(texts) => Raw::Texts(
+                    texts
+                        .iter()
+                        .map(|text| text.as_str().expect("a text").to_owned())
+                        .collect(),
+                ),
                 toml::Value::Boolean(switch) => Raw::Boolean(*switch),
                 other => panic!("{} is shown as {other}", key.name),
             };
@@ -1120,6 +1257,42 @@ mod tests {
         assert_eq!(read("").expect("read").0, Vec::<String>::new());
         let refused = read("tidings:7480").expect_err("a port");
         assert!(refused.contains("without a port"), "{refused}");
+    }
+
+    #[test]
+    fn servers_are_hosts_with_ports() {
+        let mut config = Config::default();
+        let key = key("peers.join").expect("known");
+        let mut read = |raw: Raw| {
+            key.set(&mut config, &raw)
+                .map(|()| (config.peers.join.clone(), key.show(&config)))
+        };
+        let texts = |all: &[&str]| Raw::Texts(all.iter().map(ToString::to_string).collect());
+        let (join, shown) = read(texts(&["a:7481", "[::1]:7481"])).expect("read");
+        assert_eq!(join, ["a:7481", "[::1]:7481"]);
+        assert_eq!(shown, "[\"a:7481\", \"[::1]:7481\"]");
+        let words = Raw::Word("a.b:1, 192.0.2.1:2  c-d:3".to_owned());
+        assert_eq!(
+            read(words).expect("read").0,
+            ["a.b:1", "192.0.2.1:2", "c-d:3"]
+        );
+        assert_eq!(read(texts(&[])).expect("read").1, "[]");
+        for wrong in [
+            "a",
+            "a:",
+            ":1",
+            "a:70000",
+            "a:+1",
+            "::1:7481",
+            "[a]:1",
+            "a b:1",
+            "http://a:1",
+        ] {
+            let refused = read(texts(&[wrong])).expect_err(wrong);
+            assert!(refused.contains("hosts with their ports"), "{refused}");
+        }
+        assert!(read(Raw::Number("1".to_owned())).is_err());
+        assert!(read(texts(&["a:1"; HOST_PORTS_MAX + 1])).is_err());
     }
 
     #[test]

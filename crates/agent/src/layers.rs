@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, DataDir};
-use crate::contradictions::{contradictions, is_exposed};
+use crate::contradictions::{contradictions, is_exposed, is_loopback};
 use crate::document;
 use crate::keys::{KEYS, Key, Raw, SECTIONS, key};
 use crate::origin::{Origin, Problem};
@@ -131,6 +131,8 @@ impl Layers {
             }
             loading.config.http.free_port_when_taken =
                 !loading.origins.contains_key("http.address");
+            loading.config.peers.free_port_when_taken =
+                !loading.origins.contains_key("peers.address");
         }
         loading.finish()
     }
@@ -215,6 +217,14 @@ impl Loading {
             self.warnings.push(format!(
                 "http.insecure: everybody who reaches {} may read and publish",
                 http.address
+            ));
+        }
+        let Config { server, peers, .. } = &self.config;
+        if server.enabled && !is_loopback(peers.address) {
+            self.warnings.push(format!(
+                "peers.address {}: whoever reaches it may join the cluster, read and write everything; \
+                 let a firewall admit the other servers alone",
+                peers.address
             ));
         }
     }

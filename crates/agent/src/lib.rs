@@ -4,11 +4,15 @@
 //!   defaults < files < environment < flags ──▶ Config
 //!                                                │ Agent::start
 //!                                                ▼
-//!        data directory ◀── Replica ◀── ApiServer ◀── listener
+//!           data directory ◀── Role ◀── ApiServer ◀── listener
+//!                               └─▶ peers: what a server of a cluster has besides
 //!                                                │ Agent::run(shutdown, reload)
 //!                                                ▼
-//!   stop asked for: requests end ▶ Replica shuts down ▶ listening.json goes ▶ temporary data goes
+//!   stop asked for: another server leads ▶ requests end ▶ the role shuts down ▶ temporary data goes
 //! ```
+//!
+//! What an agent is (a timeline of its own, or one of several servers that hold one) is its role, in
+//! `roles`; everything else is the same for all of them.
 //!
 //! [`Layers`] puts a [`Config`] together and says in one sentence each what is wrong with it. Every
 //! key stands once, in one catalogue, from which reading, `config check`, the sample file and the
@@ -29,6 +33,8 @@ mod open_files;
 mod origin;
 mod reference;
 mod reload;
+mod reserved_port;
+mod roles;
 mod service_manager;
 mod signals;
 mod token;
@@ -38,8 +44,8 @@ mod wiring;
 pub use agent::Agent;
 pub use config::{
     BrokerConfig, Config, DATA_DIR_DEFAULT, DataDir, HTTP_ADDRESS_DEFAULT, HttpConfig,
-    LimitsConfig, LogConfig, LogFormat, LogLevel, NodeConfig, RetentionConfig, StoreConfig,
-    StreamConfig, TimelineConfig, VerifyDepth,
+    LimitsConfig, LogConfig, LogFormat, LogLevel, NodeConfig, PEERS_ADDRESS_DEFAULT, PeersConfig,
+    RetentionConfig, ServerConfig, StoreConfig, StreamConfig, TimelineConfig, VerifyDepth,
 };
 pub use error::{RunError, StartError};
 pub use layers::{ConfigError, Layers, Loaded};

@@ -9,6 +9,9 @@ use serde::Serialize;
 pub struct Listening {
     /// The address of the HTTP API.
     pub http: SocketAddr,
+    /// Where a server of a cluster listens for the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
     /// The process.
     pub pid: u32,
     /// The node's name.
@@ -64,6 +67,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let listening = Listening {
             http: SocketAddr::from(([127, 0, 0, 1], 7480)),
+            peer: None,
             pid: 42,
             node: "n1".to_owned(),
         };
@@ -76,6 +80,17 @@ mod tests {
             "{\"http\":\"127.0.0.1:7480\",\"pid\":42,\"node\":\"n1\"}\n"
         );
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        drop(file);
+        let server = Listening {
+            peer: Some(SocketAddr::from(([127, 0, 0, 1], 7481))),
+            ..listening
+        };
+        let file = ListeningFile::write(dir.path(), &server).unwrap();
+        let text = std::fs::read_to_string(dir.path().join(LISTENING_FILE)).unwrap();
+        assert_eq!(
+            text,
+            "{\"http\":\"127.0.0.1:7480\",\"peer\":\"127.0.0.1:7481\",\"pid\":42,\"node\":\"n1\"}\n"
+        );
         drop(file);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

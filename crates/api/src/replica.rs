@@ -38,8 +38,8 @@ impl Timeline for Replica {
         let not_ready = match (&status.damaged, status.role) {
             (Some(damage), _) => Some(format!("the timeline is broken: {damage}")),
             (None, Role::Stopped) => Some(String::from("the timeline has stopped")),
-            (None, _) if status.leader.is_none() => {
-                Some(String::from("the timeline has no leader"))
+            (None, _) if status.waits_for.is_some() => {
+                status.waits_for.as_ref().map(ToString::to_string)
             }
             (None, _) if status.disk_free < status.disk_reserve => Some(format!(
                 "the disk is full: {} bytes are free, {} are kept in reserve",

@@ -93,6 +93,12 @@ pub enum OpenError {
         /// What it said.
         reason: String,
     },
+    /// Other servers hold the timeline as well, and this one was opened without them.
+    #[error("the servers {members:?} hold the timeline together, none of them can alone")]
+    NotAlone {
+        /// All of them that vote.
+        members: Vec<u64>,
+    },
     /// No leader was found in time: the cluster has more members, and none of them answers.
     #[error("no leader within {} s; the cluster has the servers {members:?}", waited.as_secs())]
     NoLeader {

@@ -48,4 +48,4 @@ pub use error::{OpenError, ProposeError};
 pub use identity::stored_node_id;
 pub use replica::{Replica, Submitted};
 pub use space::FreeSpace;
-pub use status::{Member, ReplicaStatus, Role};
+pub use status::{Member, ReplicaStatus, Role, WaitsFor};

@@ -2,7 +2,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -33,7 +33,7 @@ use crate::{
     proposer::ProposerCounters,
     queue::{Queue, Waiting},
     start::{Parts, start},
-    status::{Member, ReplicaStatus, Role},
+    status::{Member, ReplicaStatus, Role, WaitsFor},
 };
 
 /// How long a shutdown waits for what is in flight to be answered.
@@ -42,6 +42,8 @@ const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
 const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a shutdown waits for its snapshot. Without it the next start only takes longer.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Entries that a server may lag behind its own log and still be called caught up.
+const LAG_ENTRIES_MAX: u64 = 64;
 /// How long one request for a snapshot is waited for before it is made again.
 const SNAPSHOT_ASK_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -68,6 +70,8 @@ struct Inner {
     stopping: Arc<Mutex<bool>>,
     /// The way to the leader, with peers.
     forwarder: Option<Forwarder>,
+    /// Whether the log was applied once since the start.
+    caught_up: AtomicBool,
     /// What a shutdown takes apart; `None` after it.
     running: Mutex<Option<Running>>,
 }
@@ -209,6 +213,7 @@ impl Replica {
                 fault,
                 stopping,
                 forwarder,
+                caught_up: AtomicBool::new(false),
                 running: Mutex::new(Some(running)),
             }),
         })
@@ -232,6 +237,34 @@ impl Replica {
                 return;
             }
         }
+    }
+
+    /// What this server waits for before it can serve; `None` once it can.
+    pub fn waits_for(&self) -> Option<WaitsFor> {
+        let me = self.inner.forwarder.as_ref().map(|forwarder| &forwarder.me);
+        if let Some(waits_for) = me.and_then(|me| me.waits_for()) {
+            return Some(waits_for);
+        }
+        let (is_led, last, applied) = {
+            let metrics = self.inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let applied = metrics.last_applied.map_or(0, |id| id.index);
+            let last = metrics.last_log_index.unwrap_or(0);
+            (metrics.current_leader.is_some(), last, applied)
+        };
+        if !is_led {
+            return Some(WaitsFor::Leader);
+        }
+        if self.state().timeline.is_none() {
+            return Some(WaitsFor::Timeline);
+        }
+        // What comes later is never quite applied while much is published.
+        let caught_up = &self.inner.caught_up;
+        if !caught_up.load(Ordering::Relaxed) && applied.saturating_add(LAG_ENTRIES_MAX) < last {
+            return Some(WaitsFor::Log { applied, last });
+        }
+        caught_up.store(true, Ordering::Relaxed);
+        None
     }
 
     /// Gives the timeline its identity, if this server leads and it has none yet.
@@ -382,6 +415,8 @@ impl Replica {
         let log = machine.log.range();
         let depth = self.inner.queue.depth();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // before the metrics are borrowed, which it does as well
+        let waits_for = self.waits_for();
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let members = metrics.membership_config.membership();
@@ -431,6 +466,7 @@ impl Replica {
             disk_free: machine.space.free(),
             disk_reserve: machine.space.reserve(),
             damaged: self.inner.fault.reason().map(|reason| reason.to_string()),
+            waits_for,
         }
     }
 
@@ -463,7 +499,10 @@ impl Replica {
     }
 
     /// Lets the voter that has the most of the log lead, if this server does and there is another.
-    async fn hand_over(&self) {
+    ///
+    /// A server that is about to stop does this while it still takes requests: they go on to the new
+    /// leader. [`Replica::shutdown`] does it as well.
+    pub async fn hand_over(&self) {
         let raft = &self.inner.raft;
         if !raft.is_leader() {
             return;

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use openraft::{Config, Raft, SnapshotPolicy, async_runtime::WatchReceiver};
+use openraft::{Config, Raft, RaftMetrics, SnapshotPolicy, async_runtime::WatchReceiver};
 use parking_lot::Mutex;
 use tidings_event::Index;
 use tidings_store::{
@@ -141,7 +141,7 @@ pub(crate) async fn start(
         // With peers there may be none yet to agree with; what this server knew to be committed
         // is applied when the engine is there.
         if peers.is_none() {
-            wait_until_ready(&raft, &fault).await?;
+            wait_until_ready(&raft, config.node_id, &fault).await?;
         }
         check_history(config, &shared)
     };
@@ -500,14 +500,35 @@ async fn lead_if_alone(
     Ok(())
 }
 
-/// Returns when somebody leads and everything in the log has been applied.
-async fn wait_until_ready(raft: &Raft<Binding, Machine>, fault: &Fault) -> Result<(), OpenError> {
+/// Returns when this server leads and everything in the log has been applied. An error at once when
+/// others vote as well: without peers there would never be a leader.
+async fn wait_until_ready(
+    raft: &Raft<Binding, Machine>,
+    node_id: u64,
+    fault: &Fault,
+) -> Result<(), OpenError> {
+    let others_vote = |metrics: &RaftMetrics<Binding>| {
+        let mut voters = metrics.membership_config.voter_ids();
+        voters.any(|id| id != node_id)
+    };
     let wait = raft.wait(Some(LEADER_WAIT_MAX));
     let led = wait.metrics(
-        |metrics| metrics.current_leader.is_some() || metrics.running_state.is_err(),
+        |metrics| {
+            metrics.current_leader.is_some()
+                || metrics.running_state.is_err()
+                || others_vote(metrics)
+        },
         "somebody leads",
     );
-    if let Err(error) = led.await {
+    let led = led.await;
+    if let Ok(metrics) = &led
+        && others_vote(metrics)
+    {
+        return Err(OpenError::NotAlone {
+            members: metrics.membership_config.voter_ids().collect(),
+        });
+    }
+    if let Err(error) = led {
         if let Some(reason) = fault.reason() {
             return Err(OpenError::Engine {
                 reason: reason.to_string(),

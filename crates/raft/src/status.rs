@@ -1,3 +1,5 @@
+use std::fmt;
+
 use tidings_event::Index;
 
 /// What a server is in its cluster.
@@ -91,6 +93,57 @@ pub struct ReplicaStatus {
     pub disk_reserve: u64,
     /// Why the server cannot go on, if something broke for good.
     pub damaged: Option<String>,
+    /// What it waits for before it can serve; `None` once it can.
+    pub waits_for: Option<WaitsFor>,
+}
+
+/// What a server waits for before it can serve. Shown as a sentence without its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// Other servers, to form a cluster with.
+    Servers {
+        /// The names of those that are there, its own among them.
+        here: Vec<String>,
+        /// How many are expected.
+        expected: u32,
+    },
+    /// A cluster that takes it in.
+    Cluster,
+    /// Somebody to lead.
+    Leader,
+    /// The timeline to be founded.
+    Timeline,
+    /// Its own log to be applied.
+    Log {
+        /// The last entry that is.
+        applied: u64,
+        /// The last entry that it has.
+        last: u64,
+    },
+}
+
+impl fmt::Display for WaitsFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitsFor::Servers { here, expected } => {
+                let missing = (*expected as usize).saturating_sub(here.len());
+                let servers = if missing == 1 { "server" } else { "servers" };
+                let names = here.join(", ");
+                write!(
+                    f,
+                    "waiting for {missing} more {servers}: {} of {expected} here ({names})",
+                    here.len()
+                )
+            }
+            WaitsFor::Cluster => f.write_str("waiting for a cluster to take this server in"),
+            WaitsFor::Leader => f.write_str("waiting for the servers to elect a leader"),
+            WaitsFor::Timeline => f.write_str("waiting for the leader to found the timeline"),
+            WaitsFor::Log { applied, last } => write!(
+                f,
+                "applying the log: entry {applied} of {last} is in the state"
+            ),
+        }
+    }
 }
 
 /// A server of the cluster.
@@ -102,4 +155,36 @@ pub struct Member {
     pub name: String,
     /// Whether it votes.
     pub voter: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_a_sentence() {
+        let servers = |here: &[&str]| WaitsFor::Servers {
+            here: here.iter().map(ToString::to_string).collect(),
+            expected: 3,
+        };
+        for (waits_for, sentence) in [
+            (
+                servers(&["a"]),
+                "waiting for 2 more servers: 1 of 3 here (a)",
+            ),
+            (
+                servers(&["a", "b"]),
+                "waiting for 1 more server: 2 of 3 here (a, b)",
+            ),
+            (
+                WaitsFor::Log {
+                    applied: 3,
+                    last: 9,
+                },
+                "applying the log: entry 3 of 9 is in the state",
+            ),
+        ] {
+            assert_eq!(waits_for.to_string(), sentence);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use futures_util::StreamExt as _;
 use tidings_agent::{Agent, HTTP_ADDRESS_DEFAULT, Layers, Loaded, Logging, StopSignals, reloads};
 
 /// Run the agent.
@@ -28,6 +29,23 @@ pub struct AgentArgs {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
 
+    /// Hold the timeline together with other servers
+    #[arg(long)]
+    pub server: bool,
+
+    /// How many servers without data form a cluster once they have met: the same on all of them;
+    /// 1 begins alone, and others may join
+    #[arg(long, value_name = "N", requires = "server")]
+    pub bootstrap_expect: Option<String>,
+
+    /// Peer addresses of some of the servers, which know the rest; may be given several times
+    #[arg(long, value_name = "HOST:PORT", num_args = 1..)]
+    pub join: Vec<String>,
+
+    /// Where a server listens for the others; port 0 takes a free one [default: 127.0.0.1:7481]
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Option<String>,
+
     /// Name of this node [default: the host's name]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
@@ -45,12 +63,28 @@ impl AgentArgs {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         }));
         for (flag, key, value) in [
-            ("--http", "http.address", &self.http),
-            ("--data-dir", "node.data_dir", &self.data_dir),
-            ("--node", "node.name", &self.node),
+            ("--http", "http.address", self.http.clone()),
+            ("--data-dir", "node.data_dir", self.data_dir.clone()),
+            ("--node", "node.name", self.node.clone()),
+            (
+                "--server",
+                "server.enabled",
+                self.server.then(|| "true".to_owned()),
+            ),
+            (
+                "--bootstrap-expect",
+                "server.bootstrap_expect",
+                self.bootstrap_expect.clone(),
+            ),
+            ("--peer", "peers.address", self.peer.clone()),
+            (
+                "--join",
+                "peers.join",
+                (!self.join.is_empty()).then(|| self.join.join(" ")),
+            ),
         ] {
             if let Some(value) = value {
-                layers = layers.flag(flag, key, value.clone());
+                layers = layers.flag(flag, key, value);
             }
         }
         layers
@@ -99,12 +133,23 @@ async fn serve(dev: bool, layers: Layers, loaded: Loaded, logging: Logging) -> a
         () = &mut shutdown => return Ok(()),
     };
     greet(&agent, dev);
-    agent.run(shutdown, reload).await?;
-    Ok(())
+    let mut progress = std::pin::pin!(agent.progress().fuse());
+    let mut running = std::pin::pin!(agent.run(shutdown, reload));
+    loop {
+        tokio::select! {
+            ended = &mut running => return Ok(ended?),
+            Some(sentence) = progress.next() => say(&format!("{sentence}\n")),
+        }
+    }
 }
 
-/// Says what was bound, and under `--dev` what to try. A closed standard output is no reason to
-/// stop.
+/// A closed standard output is no reason to stop.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Says what was bound, and under `--dev` what to try.
 fn greet(agent: &Agent, dev: bool) {
     let listening = agent.listening();
     let url = format!("http://{}", listening.http);
@@ -124,6 +169,10 @@ fn greet(agent: &Agent, dev: bool) {
         };
         let version = env!("CARGO_PKG_VERSION");
         let node = &listening.node;
+        let peers = match listening.peer {
+            Some(peer) => format!("  peers {peer}\n"),
+            None => String::new(),
+        };
         let gone = if agent.is_temporary() {
             " (removed when it stops)"
         } else {
@@ -133,6 +182,7 @@ fn greet(agent: &Agent, dev: bool) {
             "tidings {version}: a server to try things out\n\
              \n\
              \x20 HTTP  {url}\n\
+             {peers}\
              \x20 node  {node}\n\
              \x20 data  {data_dir}{gone}\n\
              \n\
@@ -145,8 +195,11 @@ fn greet(agent: &Agent, dev: bool) {
              Ctrl-C stops it.\n"
         ));
     } else {
-        text.push_str(&format!("listening on {url}, data in {data_dir}\n"));
+        let peers = match listening.peer {
+            Some(peer) => format!(", for other servers on {peer}"),
+            None => String::new(),
+        };
+        text.push_str(&format!("listening on {url}{peers}, data in {data_dir}\n"));
     }
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    say(&text);
 }

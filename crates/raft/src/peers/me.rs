@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tidings_timeline::TimelineId;
 
 use super::message::{Hello, Refused, RefusedReason, Server, Stage, VERSION_MAX, VERSION_MIN};
-use crate::{binding::Binding, machine::MachineShared};
+use crate::{binding::Binding, machine::MachineShared, status::WaitsFor};
 
 /// Servers that are remembered, so that whoever talks much fills no memory.
 const SERVERS_MAX: usize = 64;
@@ -97,6 +97,31 @@ impl Me {
 
     pub fn set_fresh(&self, fresh: BTreeSet<u64>) {
         *self.fresh.lock() = fresh;
+    }
+
+    /// Whom this server waits for before it is in a cluster; `None` once it is.
+    pub fn waits_for(&self) -> Option<WaitsFor> {
+        match self.stage() {
+            Stage::Member => None,
+            Stage::Begun => Some(WaitsFor::Cluster),
+            Stage::Fresh => {
+                let known = self.known.lock();
+                let name = |id: &u64| match known.get(id) {
+                    _ if *id == self.server.id => self.server.name.clone(),
+                    Some(server) => server.name.clone(),
+                    None => id.to_string(),
+                };
+                let mut here: Vec<String> = self.fresh().iter().map(name).collect();
+                here.sort();
+                Some(match here.len() < self.expects as usize {
+                    true => WaitsFor::Servers {
+                        here,
+                        expected: self.expects,
+                    },
+                    false => WaitsFor::Cluster,
+                })
+            }
+        }
     }
 
     /// Everybody but this server: as they introduced themselves, or else as the log has them.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod cluster;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -90,6 +92,8 @@ pub struct Agent {
     child: Child,
     data_dir: PathBuf,
     pub address: String,
+    /// Where other servers connect to, of one that holds its timeline with others.
+    pub peer: Option<String>,
 }
 
 impl Agent {
@@ -114,19 +118,29 @@ impl Agent {
 
     /// The error is what the agent said before it ended.
     fn try_start_at(data_dir: &Path, http: &str) -> Result<Self, String> {
+        let agent = Self::spawn(data_dir, &["--dev", "--http", http])?;
+        agent.wait_until_ready();
+        Ok(agent)
+    }
+
+    /// With these flags; returns when it listens, ready or not. What it prints is in `agent.out` of
+    /// the directory, and its log in `agent.log`. The error is what it said before it ended.
+    pub fn spawn(data_dir: &Path, flags: &[&str]) -> Result<Self, String> {
         std::fs::create_dir_all(data_dir).unwrap();
         let log = data_dir.join("agent.log");
         let mut child = tidings()
-            .args(["agent", "--dev", "--http", http, "--data-dir"])
+            .arg("agent")
+            .args(flags)
+            .arg("--data-dir")
             .arg(data_dir)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(File::create(data_dir.join("agent.out")).unwrap())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
         let file = data_dir.join("listening.json");
         let pid = child.id();
-        let address = eventually("the agent to listen", || {
+        let (address, peer) = eventually("the agent to listen", || {
             if let Some(status) = child.try_wait().unwrap() {
                 let said = std::fs::read_to_string(&log).unwrap_or_default();
                 return Some(Err(format!("{status}: {said}")));
@@ -134,21 +148,53 @@ impl Agent {
             let text = std::fs::read(&file).ok()?;
             let value: Value = serde_json::from_slice(&text).ok()?;
             // A killed agent leaves its file behind.
-            (value["pid"] == pid).then(|| Ok(value["http"].as_str().unwrap().to_owned()))
+            (value["pid"] == pid).then(|| {
+                let text = |name: &str| value[name].as_str().map(str::to_owned);
+                Ok((text("http").unwrap(), text("peer")))
+            })
         })?;
-        let agent = Self {
+        Ok(Self {
             child,
             data_dir: data_dir.to_owned(),
             address,
-        };
+            peer,
+        })
+    }
+
+    pub fn wait_until_ready(&self) {
         eventually("the agent to be ready", || {
-            agent
-                .run(&["status"])
+            self.run(&["status"])
                 .stdout
-                .starts_with(agent.ready().as_bytes())
+                .starts_with(self.ready().as_bytes())
                 .then_some(())
         });
-        Ok(agent)
+    }
+
+    /// What it has printed so far.
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(self.data_dir.join("agent.out")).unwrap()
+    }
+
+    /// SIGTERM, and waits for the end, which must be a clean one.
+    pub fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let status = wait(&mut self.child);
+        assert!(status.success(), "{status}: {}", self.log());
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.data_dir.join("agent.log")).unwrap_or_default()
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// What `/v1/status` says.
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.ok(&["status", "--output", "json"])).unwrap()
     }
 
     fn ready(&self) -> String {

@@ -1,0 +1,117 @@
+//! What an agent is, apart from what all agents are.
+//!
+//! ```text
+//!              ┌ Server   holds the timeline: alone, or together with other servers
+//!  Role ───────┤
+//!              └ (what relays to servers comes here)
+//! ```
+//!
+//! A role opens what it needs before the HTTP server starts, says what it waits for, and comes down
+//! after the HTTP server has.
+
+mod server;
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tidings_api::{ApiConfig, ApiServer, ApiShared};
+use tidings_timeline::Settings;
+
+use crate::config::Config;
+use crate::error::StartError;
+use crate::reserved_port::ReservedPort;
+pub(crate) use server::Server;
+
+/// What this agent is. A handle: clones are the same one.
+#[derive(Clone)]
+pub(crate) enum Role {
+    Server(Server),
+}
+
+/// The ports that a role listens on beside that of HTTP: ours, with nobody listening yet.
+#[derive(Debug, Default)]
+pub(crate) struct RolePorts {
+    /// Where other servers connect to.
+    peer: Option<ReservedPort>,
+}
+
+impl RolePorts {
+    /// Takes what `config` asks for.
+    pub(crate) fn take(config: &Config) -> Result<RolePorts, StartError> {
+        Ok(RolePorts {
+            peer: match config.server.enabled {
+                true => Some(server::take_peer_port(&config.peers)?),
+                false => None,
+            },
+        })
+    }
+
+    /// Where other servers connect to.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer.as_ref().map(ReservedPort::address)
+    }
+}
+
+impl Role {
+    /// Opens what the role needs; a server of a cluster does not wait for the others.
+    pub(crate) async fn start(
+        config: &Config,
+        data_dir: &Path,
+        ports: RolePorts,
+    ) -> Result<Role, StartError> {
+        let server = match ports.peer {
+            None => Server::alone(config, data_dir).await,
+            Some(peer) => Server::with_peers(config, data_dir, peer).await,
+        };
+        server.map(Role::Server)
+    }
+
+    /// The HTTP surface of it.
+    pub(crate) fn api_server(&self, config: ApiConfig, shared: &ApiShared) -> ApiServer {
+        match self {
+            Role::Server(server) => server.api_server(config, shared),
+        }
+    }
+
+    /// What it waits for before it can serve, as a sentence; `None` once it can.
+    pub(crate) fn waits_for(&self) -> Option<String> {
+        match self {
+            Role::Server(server) => server.waits_for(),
+        }
+    }
+
+    /// Who it works with, as a sentence.
+    pub(crate) fn company(&self) -> String {
+        match self {
+            Role::Server(server) => server.company(),
+        }
+    }
+
+    /// Returns when something broke for good, with what it was.
+    pub(crate) async fn broken(&self) -> String {
+        match self {
+            Role::Server(server) => server.broken().await,
+        }
+    }
+
+    /// Makes the settings those of the timeline; the error is a sentence.
+    pub(crate) async fn settle(&self, settings: Settings) -> Result<(), String> {
+        match self {
+            Role::Server(server) => server.settle(settings).await,
+        }
+    }
+
+    /// Lets others take over what they can, while requests still come.
+    pub(crate) async fn hand_over(&self) {
+        match self {
+            Role::Server(server) => server.hand_over().await,
+        }
+    }
+
+    /// Comes down.
+    pub(crate) async fn shutdown(&self) {
+        match self {
+            Role::Server(server) => server.shutdown().await,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tidings_api::{ApiConfig, ApiServer, ApiShared};
+use tidings_raft::{OpenError, PeersConfig, Replica, stored_node_id};
+use tidings_timeline::Settings;
+use tokio::net::TcpListener;
+
+use crate::config::{Config, PeersConfig as PeersKeys};
+use crate::error::StartError;
+use crate::reserved_port::ReservedPort;
+use crate::wiring;
+
+/// The number of a server that is alone. One that joins others has a number made of chance.
+const FIRST_NODE_ID: u64 = 1;
+
+/// Holds the timeline: alone, or together with other servers.
+#[derive(Clone)]
+pub(crate) struct Server {
+    replica: Replica,
+}
+
+/// Takes the port at which other servers connect.
+pub(crate) fn take_peer_port(peers: &PeersKeys) -> Result<ReservedPort, StartError> {
+    let address = peers.address;
+    ReservedPort::take(address, peers.free_port_when_taken)
+        .map_err(|source| StartError::ListenForPeers { address, source })
+}
+
+impl Server {
+    /// A timeline of its own.
+    pub(crate) async fn alone(config: &Config, data_dir: &Path) -> Result<Server, StartError> {
+        let failed = |source| match source {
+            OpenError::NotAlone { members } => StartError::Company {
+                path: data_dir.to_owned(),
+                servers: members.len(),
+            },
+            source => StartError::Timeline {
+                path: data_dir.to_owned(),
+                source: Box::new(source),
+            },
+        };
+        let node_id = stored_node_id(data_dir)
+            .map_err(failed)?
+            .unwrap_or(FIRST_NODE_ID);
+        let opened = Replica::open(wiring::replica(config, data_dir, node_id)).await;
+        Ok(Server {
+            replica: opened.map_err(failed)?,
+        })
+    }
+
+    /// One of several servers, which it finds by itself from now on.
+    pub(crate) async fn with_peers(
+        config: &Config,
+        data_dir: &Path,
+        port: ReservedPort,
+    ) -> Result<Server, StartError> {
+        let failed = |source| StartError::Timeline {
+            path: data_dir.to_owned(),
+            source: Box::new(source),
+        };
+        let is_new = stored_node_id(data_dir).map_err(failed)?.is_none();
+        if is_new && config.server.bootstrap_expect == 0 && config.peers.join.is_empty() {
+            return Err(StartError::Config {
+                sentence: "this server has no data yet, and nothing says with whom it holds a \
+                           timeline; set peers.join (flag --join) to the peer address of another \
+                           server, or server.bootstrap_expect (flag --bootstrap-expect) to 1 to begin \
+                           alone, or to 3 on each of three servers"
+                    .to_owned(),
+            });
+        }
+        let address = config.peers.address;
+        let unbound = |source| StartError::ListenForPeers { address, source };
+        let bound = port.address();
+        let listener = port.listen().map_err(unbound)?;
+        let peers = PeersConfig {
+            listener: TcpListener::from_std(listener).map_err(unbound)?,
+            advertise: advertised(config.peers.advertise.as_deref(), bound),
+            bootstrap_expect: u32::try_from(config.server.bootstrap_expect).unwrap_or(u32::MAX),
+            join: config.peers.join.clone(),
+        };
+        // It has a number of its own: that of the configuration is not looked at.
+        let replica = wiring::replica(config, data_dir, FIRST_NODE_ID);
+        let opened = Replica::open_with_peers(replica, peers).await;
+        Ok(Server {
+            replica: opened.map_err(failed)?,
+        })
+    }
+
+    pub(crate) fn api_server(&self, config: ApiConfig, shared: &ApiShared) -> ApiServer {
+        ApiServer::new_sharing(self.replica.clone(), config, shared)
+    }
+
+    pub(crate) fn waits_for(&self) -> Option<String> {
+        self.replica
+            .waits_for()
+            .map(|waits_for| waits_for.to_string())
+    }
+
+    pub(crate) fn company(&self) -> String {
+        let status = self.replica.status();
+        let servers = match status.members.len() {
+            1 => "1 server holds the timeline".to_owned(),
+            count => format!("{count} servers hold the timeline"),
+        };
+        let is_leader = |id| {
+            status
+                .members
+                .iter()
+                .find(|member| Some(member.node_id) == id)
+        };
+        match is_leader(status.leader) {
+            Some(leader) => format!("{servers}, {} leads", leader.name),
+            None => servers,
+        }
+    }
+
+    pub(crate) async fn broken(&self) -> String {
+        self.replica.fatal().await.to_string()
+    }
+
+    /// What the timeline has is asked of the timeline itself: what this agent was configured with
+    /// may never have got there.
+    pub(crate) async fn settle(&self, settings: Settings) -> Result<(), String> {
+        if *self.replica.state().settings == settings {
+            return Ok(());
+        }
+        match self.replica.propose_settings(settings).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!(
+                "the new settings of the timeline were not taken: {}; reload again",
+                crate::error_chain(&error)
+            )),
+        }
+    }
+
+    pub(crate) async fn hand_over(&self) {
+        self.replica.hand_over().await;
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        self.replica.shutdown().await;
+    }
+}
+
+/// What the others are told: what was configured, with the port that is listened on for a 0.
+fn advertised(configured: Option<&str>, bound: SocketAddr) -> String {
+    match configured {
+        None => bound.to_string(),
+        Some(address) => match address.strip_suffix(":0") {
+            Some(host) => format!("{host}:{}", bound.port()),
+            None => address.to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_others_are_told_an_address_that_they_can_reach() {
+        let bound: SocketAddr = "127.0.0.1:7481".parse().unwrap();
+        assert_eq!(advertised(None, bound), "127.0.0.1:7481");
+        assert_eq!(advertised(Some("a.example:9"), bound), "a.example:9");
+        assert_eq!(advertised(Some("a.example:0"), bound), "a.example:7481");
+        assert_eq!(advertised(Some("a.example:10"), bound), "a.example:10");
+    }
+}
