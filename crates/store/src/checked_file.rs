@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Truncating,
     /// `history/oldest`
     Oldest,
+    /// `incoming/install`
+    Install,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Self::Purged => b"tdgpurg1",
             Self::Truncating => b"tdgcut_1",
             Self::Oldest => b"tdgold_1",
+            Self::Install => b"tdginst1",
         }
     }
 }

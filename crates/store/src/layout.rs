@@ -13,6 +13,11 @@
 //! <data>/raft/purged                       the log id up to which the log was purged
 //! <data>/raft/truncating                   there only while a suffix is being cut off
 //! <data>/snapshots/{log index:020}.snap    snapshots of the state
+//! <data>/incoming/history/                 a history that another server sends, segment by segment
+//! <data>/incoming/history/{first:020}.ndjson.part    a segment of which only the beginning has come
+//! <data>/incoming/{crc:08x}.{bytes}.state  the state that goes with it, as far as it has come
+//! <data>/incoming/{log index:020}.snap     the state as a snapshot, ready to be installed
+//! <data>/incoming/install                  there only while all of this takes the place of the old
 //! <any>/{name}.tmp                         a file that was not finished; removed at the next start
 //! ```
 
@@ -43,6 +48,10 @@ pub(crate) enum DiskName {
     RaftTruncating,
     /// `snapshots/{log index:020}.snap`
     Snapshot(u64),
+    /// `incoming/history/{first:020}.ndjson.part`
+    HistoryPart(u64),
+    /// `incoming/install`
+    Install,
 }
 
 /// The folder of the history's segments.
@@ -51,6 +60,8 @@ pub(crate) const HISTORY_FOLDER: &str = "history";
 pub(crate) const RAFT_FOLDER: &str = "raft";
 /// The folder of the snapshots.
 pub(crate) const SNAPSHOT_FOLDER: &str = "snapshots";
+/// The folder of what another server sends.
+pub(crate) const INCOMING_FOLDER: &str = "incoming";
 /// How many spare segments a Raft log keeps: what one snapshot makes dispensable is mostly reused,
 /// and the disk space that is held back stays small (256 MiB with segments of 64 MiB).
 pub(crate) const SPARE_SEGMENTS_MAX: u8 = 4;
@@ -73,6 +84,8 @@ impl DiskName {
             Self::RaftPurged => "purged".to_owned(),
             Self::RaftTruncating => "truncating".to_owned(),
             Self::Snapshot(index) => format!("{index:020}.snap"),
+            Self::HistoryPart(first) => format!("{first:020}.ndjson.part"),
+            Self::Install => "install".to_owned(),
         }
     }
 
@@ -86,6 +99,7 @@ impl DiskName {
             "committed" => return Some(Self::RaftCommitted),
             "purged" => return Some(Self::RaftPurged),
             "truncating" => return Some(Self::RaftTruncating),
+            "install" => return Some(Self::Install),
             _ => {}
         }
         if let Some(place) = name
@@ -106,6 +120,7 @@ impl DiskName {
             "idx" => Some(Self::HistoryIndex(number)),
             "log" => Some(Self::RaftSegment(number)),
             "snap" => Some(Self::Snapshot(number)),
+            "ndjson.part" => Some(Self::HistoryPart(number)),
             _ => None,
         }
     }
@@ -132,6 +147,8 @@ mod tests {
             (DiskName::RaftPurged, "purged"),
             (DiskName::RaftTruncating, "truncating"),
             (DiskName::Snapshot(u64::MAX), "18446744073709551615.snap"),
+            (DiskName::HistoryPart(1), "00000000000000000001.ndjson.part"),
+            (DiskName::Install, "install"),
         ];
         for (name, text) in pinned {
             assert_eq!(name.file_name(), text);

@@ -8,6 +8,8 @@
 //!   syncing; what a power failure takes is applied again from the Raft log.
 //! - [`SnapshotStore`] keeps the newest states of the state machine.
 //!
+//! What another server sends in place of all of this is gathered by [`Incoming`].
+//!
 //! What a crash can leave behind is repaired when a store is opened. What it cannot leave behind
 //! is damage: the store is not opened and nothing is changed; [`verify()`] tells what is wrong.
 
@@ -17,6 +19,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod history;
+mod incoming;
 mod layout;
 mod lock;
 mod raft_log;
@@ -25,8 +28,11 @@ mod verify;
 
 pub use self::error::StoreError;
 pub use self::history::{
-    History, HistoryConfig, HistoryCut, HistoryFiles, HistoryReport, PendingSeal, SegmentInfo,
-    UnsyncedFiles, VerifyOnStart,
+    History, HistoryConfig, HistoryCut, HistoryFiles, HistoryReport, PendingSeal, PinnedHistory,
+    SegmentDigest, SegmentInfo, UnsyncedFiles, VerifyOnStart,
+};
+pub use self::incoming::{
+    Incoming, IncomingError, IncomingFile, Missing, OFFER_SEGMENTS_MAX, SnapshotOffer,
 };
 pub use self::lock::DataDir;
 pub use self::raft_log::{

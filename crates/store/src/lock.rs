@@ -8,6 +8,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::disk;
 use crate::error::StoreError;
+use crate::incoming;
 use crate::layout::{DiskName, HISTORY_FOLDER, RAFT_FOLDER, SNAPSHOT_FOLDER};
 
 /// The one line of the file `format`.
@@ -41,6 +42,8 @@ impl DataDir {
             None => disk::replace(&format, &[FORMAT.as_bytes()])?,
             Some(found) => check_format(&format, &found)?,
         }
+        // Before anybody reads: what was decided counts.
+        incoming::finish(path)?;
         for folder in [HISTORY_FOLDER, RAFT_FOLDER, SNAPSHOT_FOLDER] {
             disk::create_dir(&path.join(folder))?;
         }

@@ -78,19 +78,7 @@ impl SnapshotStore {
         data: &[u8],
     ) -> Result<PathBuf, StoreError> {
         let path = self.dir.join(DiskName::Snapshot(index).file_name());
-        let mut body_crc = crc32fast::Hasher::new();
-        body_crc.update(meta);
-        body_crc.update(data);
-        let mut head = [0; HEAD_BYTES];
-        head[..8].copy_from_slice(MAGIC);
-        head[8..16].copy_from_slice(&index.to_le_bytes());
-        head[16..24].copy_from_slice(&frame.get().to_le_bytes());
-        head[24..32].copy_from_slice(&(meta.len() as u64).to_le_bytes());
-        head[32..40].copy_from_slice(&(data.len() as u64).to_le_bytes());
-        head[40..HEAD_CRC_AT].copy_from_slice(&body_crc.finalize().to_le_bytes());
-        let head_crc = crc32fast::hash(&head[..HEAD_CRC_AT]);
-        head[HEAD_CRC_AT..].copy_from_slice(&head_crc.to_le_bytes());
-        disk::replace(&path, &[&head, meta, data])?;
+        write_file(&path, index, frame, meta, data)?;
         info!(
             index,
             frame = frame.get(),
@@ -128,7 +116,12 @@ impl SnapshotStore {
         list(&self.dir)
     }
 
-    fn remove_old(&self) -> Result<(), StoreError> {
+    /// Removes all but the newest two.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn remove_old(&self) -> Result<(), StoreError> {
         let all = self.list()?;
         let surplus = all.len().saturating_sub(SNAPSHOTS_KEPT);
         for (_, path) in &all[..surplus] {
@@ -152,6 +145,29 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
             _ => None,
         });
     Ok(snapshots.collect())
+}
+
+/// Writes one snapshot, durably.
+pub(crate) fn write_file(
+    path: &Path,
+    index: u64,
+    frame: Index,
+    meta: &[u8],
+    data: &[u8],
+) -> Result<(), StoreError> {
+    let mut body_crc = crc32fast::Hasher::new();
+    body_crc.update(meta);
+    body_crc.update(data);
+    let mut head = [0; HEAD_BYTES];
+    head[..8].copy_from_slice(MAGIC);
+    head[8..16].copy_from_slice(&index.to_le_bytes());
+    head[16..24].copy_from_slice(&frame.get().to_le_bytes());
+    head[24..32].copy_from_slice(&(meta.len() as u64).to_le_bytes());
+    head[32..40].copy_from_slice(&(data.len() as u64).to_le_bytes());
+    head[40..HEAD_CRC_AT].copy_from_slice(&body_crc.finalize().to_le_bytes());
+    let head_crc = crc32fast::hash(&head[..HEAD_CRC_AT]);
+    head[HEAD_CRC_AT..].copy_from_slice(&head_crc.to_le_bytes());
+    disk::replace(path, &[&head, meta, data])
 }
 
 /// Reads and checks one snapshot.

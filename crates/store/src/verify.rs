@@ -11,7 +11,8 @@ use crate::history::index_file::index_bytes;
 use crate::history::oldest;
 use crate::history::recovery as history_recovery;
 use crate::history::segments::{self, Pair};
-use crate::layout::{DiskName, HISTORY_FOLDER, RAFT_FOLDER, SNAPSHOT_FOLDER};
+use crate::incoming;
+use crate::layout::{DiskName, HISTORY_FOLDER, INCOMING_FOLDER};
 use crate::lock::DataDir;
 use crate::raft_log::committed;
 use crate::raft_log::recovery as raft_recovery;
@@ -71,9 +72,15 @@ pub fn verify(
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<VerifyReport, StoreError> {
     let data = DataDir::open_existing(data_dir)?;
+    // While a snapshot of another server is being installed, its history counts, wherever it is.
+    let install = incoming::underway(data_dir)?;
+    let staged = data.path().join(INCOMING_FOLDER).join(HISTORY_FOLDER);
+    let history = match install.is_some() && staged.is_dir() {
+        true => staged,
+        false => data.history(),
+    };
     let mut total = 0;
-    for folder in [HISTORY_FOLDER, RAFT_FOLDER, SNAPSHOT_FOLDER] {
-        let folder = data.path().join(folder);
+    for folder in [history.clone(), data.raft(), data.snapshots()] {
         if folder.is_dir() {
             for (name, path) in disk::list(&folder, false)? {
                 // There is nothing in a spare segment that could be checked.
@@ -90,13 +97,22 @@ pub fn verify(
         total,
     };
     // What the history must hold depends on the snapshot that the next start goes on from.
-    let durable_to = if data.snapshots().is_dir() {
+    let mut durable_to = if data.snapshots().is_dir() {
         check.snapshots(&data.snapshots())?
     } else {
         Some(Index::ZERO)
     };
-    if data.history().is_dir() {
-        check.history(&data.history(), durable_to)?;
+    if let Some(install) = install {
+        durable_to = Some(install.frame);
+        check.report.repairable.push(Fault {
+            path: data.path().join(INCOMING_FOLDER),
+            offset: 0,
+            what: "the snapshot of another server is being installed".to_owned(),
+            help: "start the agent, which goes on with it".to_owned(),
+        });
+    }
+    if history.is_dir() {
+        check.history(&history, durable_to)?;
     }
     if data.raft().is_dir() {
         check.raft(&data.raft())?;

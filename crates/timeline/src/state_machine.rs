@@ -104,6 +104,11 @@ impl StateMachine {
         self.index
     }
 
+    /// Bytes in the history's newest segment; 0 when the one before was just sealed.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     /// The state now.
     pub fn view(&self) -> Arc<StateView> {
         Arc::new(StateView {

@@ -15,6 +15,7 @@
 mod buffers;
 pub(crate) mod index_file;
 pub(crate) mod oldest;
+pub(crate) mod pin;
 mod reader;
 pub(crate) mod recovery;
 pub(crate) mod segments;
@@ -32,7 +33,9 @@ use tidings_event::{Index, Timestamp};
 use tidings_timeline::FrameBatch;
 use tracing::info;
 
-use self::index_file::{ENTRY_BYTES, Footer, IndexEntry, encode_head, index_bytes};
+use self::index_file::{Footer, IndexEntry, index_bytes};
+use self::pin::Pins;
+pub use self::pin::{PinnedHistory, SegmentDigest};
 pub use self::reader::HistoryFiles;
 use self::reader::{Active, Sealed, Table};
 use self::segments::{
@@ -143,6 +146,9 @@ pub struct History {
     /// Indexes of segments whose lines are gone: of ones that retention was removing, once that is
     /// known.
     orphans: Vec<PathBuf>,
+    /// Whether the file says where the history begins, and was right when it was opened.
+    noted: bool,
+    pins: Arc<Pins>,
 }
 
 impl History {
@@ -214,6 +220,8 @@ impl History {
             pending: Vec::new(),
             leftover,
             orphans,
+            noted: noted.is_some(),
+            pins: Arc::default(),
         };
         if noted.is_some() {
             history.remove_orphans()?;
@@ -358,18 +366,10 @@ impl History {
         self.limit_pending()?;
         let index_path = self.files.path(DiskName::HistoryIndex(self.first));
         let (first_time, last_time, index_crc) = self.files.with_table(|table| {
-            let mut crc = crc32fast::Hasher::new();
-            crc.update(&encode_head(self.first));
-            let mut raw = Vec::with_capacity(ENTRY_BYTES);
-            for entry in &table.active.entries {
-                raw.clear();
-                entry.encode(&mut raw);
-                crc.update(&raw);
-            }
             (
                 table.active.first_time,
                 table.active.last_time,
-                crc.finalize(),
+                pin::index_crc(self.first, &table.active.entries),
             )
         });
         let footer = Footer {
@@ -433,7 +433,10 @@ impl History {
         Ok(())
     }
 
-    /// Checks that the history goes back to `oldest`, the oldest frame that is kept.
+    /// Checks that the history goes back to `oldest`, the oldest frame that the state says is kept.
+    ///
+    /// Where a file says where the history begins, that was checked when it was opened, and holds: the
+    /// state may not have come to what retention has removed already.
     ///
     /// # Errors
     ///
@@ -441,10 +444,24 @@ impl History {
     /// have left cannot be removed.
     pub fn check_oldest(&mut self, oldest: Index) -> Result<(), StoreError> {
         let first = self.files.with_table(Table::oldest);
-        if first <= oldest.get() {
-            return self.remove_orphans();
+        if self.noted || first <= oldest.get() {
+            self.remove_orphans()?;
+            // What a removal that was interrupted has left.
+            return self.retain(oldest);
         }
         Err(oldest::begins_late(&self.dir, oldest.get(), first))
+    }
+
+    /// All segments up to `to`, whose files stay while the value is there, whatever retention removes.
+    #[must_use]
+    pub fn pin(&self, to: Index) -> PinnedHistory {
+        PinnedHistory::new(&self.dir, &self.files, &self.pending, &self.pins, to)
+    }
+
+    /// Takes leave of the folder, which another history has taken over: nothing in it is changed any
+    /// more.
+    pub fn abandon(&self) {
+        self.pins.abandon();
     }
 
     /// Removes segments that hold only frames before `oldest`; never the one that is being written.
@@ -465,7 +482,12 @@ impl History {
             oldest::write(&self.dir, self.files.with_table(Table::oldest))?;
         }
         for segment in &gone {
-            self.remove_segment(segment.first)?;
+            if self.pins.puts_off(segment.first) {
+                // Somebody copies it: it goes afterwards.
+                self.files.forget(segment.first);
+            } else {
+                self.remove_segment(segment.first)?;
+            }
             info!(
                 first = segment.first,
                 bytes = segment.bytes,
@@ -646,13 +668,17 @@ impl History {
         self.bytes = bytes;
     }
 
-    /// Unlinks a segment, its lines first: an index without lines is known for a leftover.
     fn remove_segment(&self, first: u64) -> Result<(), StoreError> {
         self.files.forget(first);
-        disk::remove_file(&self.files.path(DiskName::HistoryLines(first)))?;
-        disk::remove_file(&self.files.path(DiskName::HistoryIndex(first)))?;
+        remove_segment_files(&self.dir, first)?;
         disk::sync_dir(&self.dir)
     }
+}
+
+/// Unlinks a segment, its lines first: an index without lines is known for a leftover.
+fn remove_segment_files(dir: &Path, first: u64) -> Result<(), StoreError> {
+    disk::remove_file(&dir.join(DiskName::HistoryLines(first).file_name()))?;
+    disk::remove_file(&dir.join(DiskName::HistoryIndex(first).file_name()))
 }
 
 /// The files of the segment that was being written at some moment; see [`History::unsynced`].

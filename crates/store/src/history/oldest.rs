@@ -30,7 +30,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<u64>, StoreError> {
 ///
 /// On a full disk the note is taken away instead: segments must be able to go for there to be room
 /// again, and no note is better than one that is wrong.
-pub(super) fn write(dir: &Path, oldest: u64) -> Result<(), StoreError> {
+pub(crate) fn write(dir: &Path, oldest: u64) -> Result<(), StoreError> {
     let path = dir.join(DiskName::HistoryOldest.file_name());
     match checked_file::write(&path, Kind::Oldest, &oldest.to_le_bytes()) {
         Err(error) if error.is_disk_full() => {

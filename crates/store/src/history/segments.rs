@@ -150,7 +150,7 @@ fn was_seal_interrupted(pair: &Pair) -> bool {
 }
 
 /// The footer of an index file, its header unread.
-fn read_footer(path: &Path) -> Result<Footer, StoreError> {
+pub(crate) fn read_footer(path: &Path) -> Result<Footer, StoreError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
