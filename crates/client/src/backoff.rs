@@ -43,6 +43,11 @@ impl Backoff {
     }
 }
 
+/// A wait of up to this long: clients that lost the same server do not come to the next in step.
+pub(crate) fn up_to(most: Duration) -> Duration {
+    most.mul_f64(fraction())
+}
+
 /// A number in 0..1. The random half of a fresh ULID is all the randomness this crate needs.
 fn fraction() -> f64 {
     let bits = (Ulid::generate().random() as u64) >> 11;

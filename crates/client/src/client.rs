@@ -1,5 +1,6 @@
 //! One request and its answer.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,12 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
+use crate::addresses::{Addresses, Target};
 use crate::config::ClientConfig;
-use crate::error::{ClientError, ConfigError};
+use crate::error::{ClientError, ConfigError, Tried};
+use crate::learn::Learning;
 
 /// Largest answer that is read into memory, in bytes. Lists come in pages far below it.
 pub(crate) const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -47,9 +51,15 @@ pub struct Client {
 struct Inner {
     http: reqwest::Client,
     config: ClientConfig,
-    address: Url,
-    /// The address as it is told to people: without a trailing slash.
-    address_text: String,
+    addresses: Addresses,
+    learning: Learning,
+}
+
+/// The client at one of its servers: a request and its answer belong to the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct Here {
+    client: Client,
+    target: Arc<Target>,
 }
 
 /// The agent's form of an error.
@@ -74,8 +84,7 @@ impl Client {
     /// # Errors
     /// When no address is given, or the token cannot be sent.
     pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
-        let address = config.addresses.first().ok_or(ConfigError::NoAddress)?;
-        let address = address.clone();
+        let addresses = Addresses::new(&config.addresses).ok_or(ConfigError::NoAddress)?;
         let mut headers = HeaderMap::new();
         if let Some(token) = &config.token {
             let mut value = HeaderValue::try_from(format!("Bearer {}", token.secret()))
@@ -97,10 +106,10 @@ impl Client {
             .map_err(ConfigError::Setup)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                address_text: address.as_str().trim_end_matches('/').to_owned(),
                 http,
                 config,
-                address,
+                addresses,
+                learning: Learning::default(),
             }),
         })
     }
@@ -118,19 +127,92 @@ impl Client {
         &self.inner.config
     }
 
-    /// The agent's address, as it is told to people.
-    pub fn address(&self) -> &str {
-        &self.inner.address_text
+    /// The address of the server that is asked now, as it is told to people.
+    pub fn address(&self) -> String {
+        self.here().address().to_owned()
+    }
+
+    pub(crate) fn addresses(&self) -> &Addresses {
+        &self.inner.addresses
+    }
+
+    pub(crate) fn learning(&self) -> &Learning {
+        &self.inner.learning
+    }
+
+    /// The server to ask now.
+    pub(crate) fn here(&self) -> Here {
+        Here {
+            target: self.inner.addresses.choose(Instant::now()),
+            client: self.clone(),
+        }
+    }
+
+    /// Asks one server after the other until one answers, each at most once. For what may be asked
+    /// twice.
+    pub(crate) async fn anywhere<T, A>(&self, ask: impl Fn(Here) -> A) -> Result<T, ClientError>
+    where
+        A: Future<Output = Result<T, ClientError>>,
+    {
+        let mut tried = Tried::default();
+        loop {
+            let here = self.here();
+            let error = match ask(here.clone()).await {
+                Ok(answer) => {
+                    here.worked(false);
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            let is_elsewhere = here.failed(&error);
+            tried.note(here.address(), &error);
+            if !is_elsewhere || tried.len() >= self.inner.addresses.len() {
+                return Err(tried.into_error(error));
+            }
+            tracing::debug!(%error, address = here.address(), "asking another server");
+        }
+    }
+}
+
+impl Here {
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) fn config(&self) -> &ClientConfig {
+        self.client.config()
+    }
+
+    /// The server's address, as it is told to people.
+    pub(crate) fn address(&self) -> &str {
+        &self.target.text
+    }
+
+    /// The server answered. `stays` when it is by a connection that should outlive it.
+    pub(crate) fn worked(&self, stays: bool) {
+        self.client.addresses().worked(&self.target);
+        self.client.learn_from(self, stays);
+    }
+
+    /// What was asked failed. When that is the server's doing it is left alone for a while. Says
+    /// whether another server may do better at once.
+    pub(crate) fn failed(&self, error: &ClientError) -> bool {
+        error.is_of_the_server() && self.leave()
+    }
+
+    /// Leaves the server alone for a while. Says whether another one may be asked at once.
+    pub(crate) fn leave(&self) -> bool {
+        self.client.addresses().failed(&self.target, Instant::now())
     }
 
     /// The URL of a path below the agent's address; each segment is escaped as a whole.
     pub(crate) fn url(&self, segments: &[&str], query: &[(&str, &str)]) -> Url {
-        let mut path = self.inner.address.path().trim_end_matches('/').to_owned();
+        let mut path = self.target.url.path().trim_end_matches('/').to_owned();
         for segment in segments {
             path.push('/');
             path.extend(utf8_percent_encode(segment, PATH_SEGMENT));
         }
-        let mut url = self.inner.address.clone();
+        let mut url = self.target.url.clone();
         url.set_path(&path);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -139,7 +221,7 @@ impl Client {
     }
 
     pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        self.inner.http.request(method, url)
+        self.client.inner.http.request(method, url)
     }
 
     /// Sends a request whose answer is small, within the request timeout plus `extra`.
@@ -148,7 +230,7 @@ impl Client {
         request: RequestBuilder,
         extra: Duration,
     ) -> Result<(HeaderMap, Bytes), ClientError> {
-        let limit = self.inner.config.request_timeout + extra;
+        let limit = self.client.inner.config.request_timeout + extra;
         let response = request
             .timeout(limit)
             .send()
@@ -178,7 +260,7 @@ impl Client {
 
     /// Sends a request whose answer goes on and on: only its head is waited for, and bounded.
     pub(crate) async fn open(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let limit = self.inner.config.request_timeout;
+        let limit = self.client.inner.config.request_timeout;
         let sent = tokio::time::timeout(limit, request.send()).await;
         let response = sent
             .map_err(|_| ClientError::TimedOut {
@@ -201,7 +283,7 @@ impl Client {
         }
         let retry_after = retry_after(response.headers());
         // The status is known; a body that cannot be read only costs the sentence.
-        let limit = self.inner.config.request_timeout;
+        let limit = self.client.inner.config.request_timeout;
         let body = tokio::time::timeout(limit, self.read_body(response, REFUSAL_BYTES_MAX))
             .await
             .ok()
@@ -224,11 +306,9 @@ impl Client {
 
     async fn read_body(&self, mut response: Response, limit: usize) -> Result<Bytes, ClientError> {
         let mut body = BytesMut::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| self.transport_error(self.inner.config.request_timeout, error))?
-        {
+        while let Some(chunk) = response.chunk().await.map_err(|error| {
+            self.transport_error(self.client.inner.config.request_timeout, error)
+        })? {
             if body.len() + chunk.len() > limit {
                 return Err(ClientError::AnswerTooLarge { limit });
             }
@@ -285,7 +365,7 @@ mod tests {
 
     #[test]
     fn urls_escape_each_segment_and_value() {
-        let url = client("http://h:1/under/").url(
+        let url = client("http://h:1/under/").here().url(
             &["v1", "state", "To pic", "a/b?c%"],
             &[("namespace", "a&b"), ("prefix", "ü")],
         );

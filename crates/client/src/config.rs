@@ -44,13 +44,17 @@ impl fmt::Debug for Token {
 /// Settings of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Agents to talk to, all of one cluster. The first is used.
+    /// Agents to talk to, all of one cluster, the first of them as long as it answers. At most 32 are
+    /// used.
     pub addresses: Vec<Url>,
     /// Sent with every request when set.
     pub token: Option<Token>,
     /// Used where a request names no namespace of its own. `None` leaves it to the agent, which
     /// takes `default`.
     pub namespace: Option<String>,
+    /// How often a client that stays asks for the other servers of the cluster, so that it can go on
+    /// with them when none of `addresses` answers. `None`: never.
+    pub learn_servers_every: Option<Duration>,
     /// Longest wait for a TCP connection.
     pub connect_timeout: Duration,
     /// Longest wait for the whole answer of a request, and for the first bytes of a stream.
@@ -76,6 +80,8 @@ impl Default for ClientConfig {
             addresses: vec![Url::parse(DEFAULT_ADDRESS).expect("a constant that parses")],
             token: None,
             namespace: None,
+            // Servers are replaced by people: a minute is soon.
+            learn_servers_every: Some(Duration::from_secs(60)),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             retry_time: Duration::from_secs(30),
@@ -89,8 +95,8 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
-    /// The defaults, with `TIDINGS_ADDR`, `TIDINGS_TOKEN` and `TIDINGS_NAMESPACE` applied where
-    /// they are set and not empty.
+    /// The defaults, with `TIDINGS_ADDR` (addresses with commas between them), `TIDINGS_TOKEN` and
+    /// `TIDINGS_NAMESPACE` applied where they are set and not empty.
     ///
     /// # Errors
     /// When one of them is not usable.
@@ -98,7 +104,7 @@ impl ClientConfig {
         let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
         let mut config = Self::default();
         if let Some(address) = variable("TIDINGS_ADDR") {
-            config.addresses = vec![Self::parse_address(&address)?];
+            config.addresses = Self::parse_addresses(&address)?;
         }
         if let Some(token) = variable("TIDINGS_TOKEN") {
             config.token = Some(Token::new(token)?);
@@ -133,6 +139,16 @@ impl ClientConfig {
             && url.query().is_none()
             && url.fragment().is_none();
         if plain { Ok(url) } else { Err(refused()) }
+    }
+
+    /// Reads several addresses with commas between them.
+    ///
+    /// # Errors
+    /// As [`parse_address`](Self::parse_address); also for an empty place in the list.
+    pub fn parse_addresses(text: &str) -> Result<Vec<Url>, ConfigError> {
+        text.split(',')
+            .map(|address| Self::parse_address(address.trim()))
+            .collect()
     }
 
     /// Silence on a stream after which its connection is given up: 2.5 heartbeats.
@@ -181,6 +197,16 @@ mod tests {
             "http://h/?a=b",
         ] {
             assert!(ClientConfig::parse_address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn several_addresses_have_commas_between_them() {
+        let urls = ClientConfig::parse_addresses("a:1, http://b:2,c:3").unwrap();
+        let texts: Vec<&str> = urls.iter().map(Url::as_str).collect();
+        assert_eq!(texts, ["http://a:1/", "http://b:2/", "http://c:3/"]);
+        for text in ["", "a:1,", ",a:1", "a:1,https://b"] {
+            assert!(ClientConfig::parse_addresses(text).is_err(), "{text}");
         }
     }
 

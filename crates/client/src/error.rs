@@ -1,6 +1,7 @@
 //! What can go wrong between a program and an agent.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -80,6 +81,68 @@ impl TransportCause {
             text: innermost.to_string(),
             kind,
         }
+    }
+}
+
+/// Which servers were asked, and how each of them failed the last time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tried(Vec<(String, String)>);
+
+impl Tried {
+    /// Notes how the server at an address failed.
+    pub(crate) fn note(&mut self, address: &str, error: &ClientError) {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(source) = cause {
+            text.push_str(": ");
+            text.push_str(&source.to_string());
+            cause = source.source();
+        }
+        match self.0.iter_mut().find(|(tried, _)| tried == address) {
+            Some(known) => known.1 = text,
+            None => self.0.push((address.to_owned(), text)),
+        }
+    }
+
+    /// How many servers were asked.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Address and failure of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(address, failure)| (address.as_str(), failure.as_str()))
+    }
+
+    /// The error of the last try, with what the others said when there were any.
+    pub(crate) fn into_error(self, last: ClientError) -> ClientError {
+        if self.0.len() < 2 {
+            return last;
+        }
+        ClientError::NoServer {
+            tried: self,
+            last: Box::new(last),
+        }
+    }
+
+    fn when_several(&self) -> String {
+        if self.0.len() < 2 {
+            String::new()
+        } else {
+            format!(": {self}")
+        }
+    }
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (address, failure)) in self.iter().enumerate() {
+            let separator = if number > 0 { "; " } else { "" };
+            write!(formatter, "{separator}{address}: {failure}")?;
+        }
+        Ok(())
     }
 }
 
@@ -177,13 +240,24 @@ pub enum ClientError {
         /// The one that the agent keeps.
         timeline: String,
     },
+    /// Each of several servers was asked, and none gave an answer.
+    #[error("no server gave an answer: {tried}")]
+    NoServer {
+        /// What each of them did instead.
+        tried: Tried,
+        /// How the last try failed.
+        #[source]
+        last: Box<ClientError>,
+    },
     /// Tried until the time for it was over.
-    #[error("given up after {tries} tries in {spent:.1?}")]
+    #[error("given up after {tries} tries in {spent:.1?}{}", tried.when_several())]
     GaveUp {
         /// How often it was tried.
         tries: u32,
         /// Time spent.
         spent: Duration,
+        /// Where, and how it failed there the last time.
+        tried: Tried,
         /// How the last try failed.
         #[source]
         last: Box<ClientError>,
@@ -203,6 +277,31 @@ impl ClientError {
             Self::Refused { status, code, .. } => {
                 matches!(status, 408 | 425 | 429 | 502 | 503 | 504) || is_transient_code(code)
             }
+            Self::NoServer { last, .. } => last.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// Whether another server may do better: this one is away, stops, or has lost the others. One
+    /// that only has too much to do speaks for the leader, and so would another.
+    pub(crate) fn is_of_the_server(&self) -> bool {
+        match self {
+            Self::Refused { status, code, .. } => {
+                self.is_transient()
+                    && !matches!(status, 408 | 425 | 429)
+                    && !matches!(code.as_str(), "overloaded" | "disk_full")
+            }
+            Self::NoServer { .. } | Self::GaveUp { .. } => false,
+            error => error.is_transient(),
+        }
+    }
+
+    /// Whether it is certain that what was asked did not happen, so that asking elsewhere cannot make
+    /// it happen twice.
+    pub(crate) fn did_not_happen(&self) -> bool {
+        match self {
+            Self::Connect { .. } => true,
+            Self::Refused { code, .. } => is_transient_code(code) && code != "outcome_unknown",
             _ => false,
         }
     }
@@ -219,7 +318,7 @@ impl ClientError {
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Refused { code, .. } => Some(code),
-            Self::GaveUp { last, .. } => last.code(),
+            Self::GaveUp { last, .. } | Self::NoServer { last, .. } => last.code(),
             _ => None,
         }
     }
@@ -227,7 +326,7 @@ impl ClientError {
     /// The error of the last try, when it is one that was given up; else itself.
     pub fn last_try(&self) -> &ClientError {
         match self {
-            Self::GaveUp { last, .. } => last.last_try(),
+            Self::GaveUp { last, .. } | Self::NoServer { last, .. } => last.last_try(),
             error => error,
         }
     }
@@ -264,5 +363,33 @@ mod tests {
         assert!(refused(503, "http_503").is_transient());
         assert!(!refused(500, "internal").is_transient());
         assert!(!refused(409, "partly_duplicate").is_transient());
+        assert!(refused(503, "no_leader").is_of_the_server());
+        assert!(!refused(503, "overloaded").is_of_the_server());
+        assert!(!refused(404, "no_entry").is_of_the_server());
+        assert!(refused(503, "no_leader").did_not_happen());
+        assert!(!refused(503, "outcome_unknown").did_not_happen());
+        assert!(!refused(502, "http_502").did_not_happen());
+    }
+
+    #[test]
+    fn several_servers_are_told_each_with_its_failure() {
+        let silent = |address: &str| ClientError::TimedOut {
+            address: address.to_owned(),
+            limit: Duration::from_secs(3),
+        };
+        let mut tried = Tried::default();
+        tried.note("http://a", &silent("http://a"));
+        assert!(matches!(
+            tried.clone().into_error(ClientError::Ended),
+            ClientError::Ended
+        ));
+        tried.note("http://b", &ClientError::Ended);
+        tried.note("http://a", &ClientError::Ended);
+        let error = tried.into_error(ClientError::Ended);
+        assert_eq!(
+            error.to_string(),
+            "no server gave an answer: http://a: the agent ended the stream; http://b: the agent ended the stream"
+        );
+        assert!(error.is_transient());
     }
 }

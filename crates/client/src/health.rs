@@ -27,8 +27,9 @@ impl Client {
     /// # Errors
     /// When it does not answer at all.
     pub async fn health(&self) -> Result<Health, ClientError> {
-        let url = self.url(&["v1", "health", "ready"], &[]);
-        let answer = self.exchange(self.request(Method::GET, url), Duration::ZERO);
+        let here = self.here();
+        let url = here.url(&["v1", "health", "ready"], &[]);
+        let answer = here.exchange(here.request(Method::GET, url), Duration::ZERO);
         match answer.await {
             Ok(_) => Ok(Health { not_ready: None }),
             Err(ClientError::Refused {

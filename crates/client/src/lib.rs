@@ -11,13 +11,19 @@
 //! Two things make it more than an HTTP client. Every event that is published bears an id, so a
 //! retry after a lost answer is the same event and not a second one. And a follower knows up to
 //! which index it has seen *everything*, so it goes on after a broken connection exactly there.
+//!
+//! Several addresses are one cluster: a server that does not answer is left for another, and those
+//! that were not given are learned from one that answers. Every server answers every request, so none
+//! has to be known as the leader.
 
+mod addresses;
 mod backoff;
 mod client;
 mod config;
 mod error;
 mod frame_line;
 mod health;
+mod learn;
 mod lines;
 mod publish;
 mod publish_stream;
@@ -32,13 +38,13 @@ mod transaction;
 pub use backoff::Backoff;
 pub use client::Client;
 pub use config::{ClientConfig, DEFAULT_ADDRESS, Token};
-pub use error::{ClientError, ConfigError, TransportCause};
+pub use error::{ClientError, ConfigError, TransportCause, Tried};
 pub use frame_line::FrameLine;
 pub use health::Health;
 pub use lines::LINE_BYTES_MAX;
 pub use publish::Published;
 pub use publish_stream::{
-    Acknowledgement, Acknowledgements, PublishStreamConfig, Refused, StreamClosed,
+    Acknowledgement, Acknowledgements, PublishStreamConfig, Refused, SenderNumbers, StreamClosed,
     TransactionSender,
 };
 pub use reqwest::Url;

@@ -29,9 +29,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
-use crate::client::{Client, RefusalFacts};
-use crate::error::{ClientError, is_transient_code};
+use crate::backoff::{self, Backoff};
+use crate::client::{Client, Here, RefusalFacts};
+use crate::error::{ClientError, Tried, is_transient_code};
 use crate::lines::LineCutter;
 use crate::publish::{Published, wait_before_retry};
 use crate::transaction::Transaction;
@@ -54,7 +54,25 @@ pub struct PublishStreamConfig {
     pub in_flight_bytes_max: usize,
     /// How long it is tried again without a single acknowledgement.
     pub retry_time: Duration,
+    /// Numbers the transactions, so that the timeline takes each of them once and in order whatever
+    /// ids they bear. For programs that keep what they send on a disk of their own.
+    pub sender: Option<SenderNumbers>,
 }
+
+/// The name and the numbers under which a publisher sends. The timeline remembers the last number of
+/// each sender and takes nothing at or below it twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SenderNumbers {
+    /// Whose numbers these are: a ULID.
+    pub id: String,
+    /// The count that the numbers belong to; a later count has a greater epoch, and begins with 1.
+    pub epoch: u64,
+    /// The number of the first transaction; each further one has the next.
+    pub first: u64,
+}
+
+/// Bears a sender's id, epoch and the number of the request's first transaction.
+const SENDER_HEADER: &str = "x-tidings-sender";
 
 impl Default for PublishStreamConfig {
     fn default() -> Self {
@@ -62,6 +80,7 @@ impl Default for PublishStreamConfig {
             in_flight_max: 4096,
             in_flight_bytes_max: 8 << 20,
             retry_time: Duration::from_secs(60),
+            sender: None,
         }
     }
 }
@@ -130,6 +149,7 @@ impl Client {
         let pipeline = Pipeline {
             client: self.clone(),
             retry_time: config.retry_time,
+            sender: config.sender,
             queue: taken,
             answers: answer,
             unacknowledged: VecDeque::new(),
@@ -196,6 +216,7 @@ impl Drop for Acknowledgements {
 struct Pipeline {
     client: Client,
     retry_time: Duration,
+    sender: Option<SenderNumbers>,
     queue: mpsc::Receiver<InFlight>,
     answers: mpsc::Sender<Result<Acknowledgement, ClientError>>,
     /// Sent or to be sent, oldest first.
@@ -210,18 +231,19 @@ struct Pipeline {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum AnswerLine {
-    Published(Published),
     Refused {
         #[serde(rename = "Error")]
         error: RefusalFacts,
     },
+    Published(Published),
 }
 
 impl Pipeline {
     async fn run(mut self) {
-        let config = self.client.config();
+        let config = self.client.config().clone();
         let mut backoff = Backoff::new(config.retry_delay, config.retry_delay_max);
         let mut tries = 0;
+        let mut tried = Tried::default();
         let mut last_progress = Instant::now();
         loop {
             if self.unacknowledged.is_empty() {
@@ -232,7 +254,8 @@ impl Pipeline {
                 last_progress = Instant::now();
             }
             let acknowledged = self.sequence;
-            let Err(error) = self.connection().await else {
+            let here = self.client.here();
+            let Err(error) = self.connection(&here).await else {
                 // Answered in full and ended by us, or ended politely by the agent between two
                 // answers; what is left goes onto the next connection.
                 continue;
@@ -244,10 +267,16 @@ impl Pipeline {
             if self.sequence > acknowledged {
                 backoff.reset();
                 tries = 0;
+                tried = Tried::default();
                 last_progress = Instant::now();
             }
             tries += 1;
-            let delay = wait_before_retry(&mut backoff, &error);
+            tried.note(here.address(), &error);
+            let delay = if here.failed(&error) {
+                backoff::up_to(config.retry_delay)
+            } else {
+                wait_before_retry(&mut backoff, &error)
+            };
             let spent = last_progress.elapsed();
             let failure = if !error.is_transient() {
                 error
@@ -255,6 +284,7 @@ impl Pipeline {
                 ClientError::GaveUp {
                     tries,
                     spent,
+                    tried,
                     last: Box::new(error),
                 }
             } else {
@@ -269,22 +299,23 @@ impl Pipeline {
     }
 
     /// Sends what is unacknowledged and what comes, over one connection, until that ends.
-    async fn connection(&mut self) -> Result<(), ClientError> {
+    async fn connection(&mut self, here: &Here) -> Result<(), ClientError> {
         let (chunks, body) = mpsc::channel::<Bytes>(CHUNKS_WAITING);
         let body = futures_util::stream::unfold(body, |mut body| async move {
             let chunk = body.recv().await?;
             Some((Ok::<_, std::convert::Infallible>(chunk), body))
         });
-        let url = self.client.url(&["v1", "events"], &[]);
-        let request = self
-            .client
-            .request(Method::POST, url)
-            .header(CONTENT_TYPE, "application/x-ndjson")
-            .body(Body::wrap_stream(body));
+        let mut request = here
+            .request(Method::POST, here.url(&["v1", "events"], &[]))
+            .header(CONTENT_TYPE, "application/x-ndjson");
+        if let Some(SenderNumbers { id, epoch, first }) = &self.sender {
+            let first = first + self.sequence;
+            request = request.header(SENDER_HEADER, format!("{id} {epoch} {first}"));
+        }
+        let request = request.body(Body::wrap_stream(body));
         // An agent may send the head of its answer only with the first answer line, so lines have
         // to flow before the head is there.
-        let client = self.client.clone();
-        let opening = client.open(request);
+        let opening = here.open(request);
         tokio::pin!(opening);
 
         let mut chunks = Some(chunks);
@@ -292,7 +323,7 @@ impl Pipeline {
         // How many of the unacknowledged are in `outgoing` or past it.
         let mut written = 0;
         let mut answers: Option<Answers> = None;
-        let patience = self.client.config().request_timeout;
+        let patience = here.config().request_timeout;
         let mut answer_due = Instant::now() + patience;
         loop {
             while outgoing.len() < CHUNK_BYTES && written < self.unacknowledged.len() {
@@ -312,10 +343,11 @@ impl Pipeline {
                 opened = &mut opening, if answers.is_none() => {
                     answers = Some(Answers::new(opened?));
                 }
-                line = next_answer(&mut answers, &client), if answers.is_some() => {
+                line = next_answer(&mut answers, here), if answers.is_some() => {
                     match line? {
                         Some(line) => {
-                            self.acknowledge(&line).await?;
+                            self.acknowledge(&line, here).await?;
+                            here.worked(true);
                             written = written.saturating_sub(1);
                             answer_due = Instant::now() + patience;
                         }
@@ -343,7 +375,7 @@ impl Pipeline {
                 }
                 () = tokio::time::sleep_until(answer_due), if !self.unacknowledged.is_empty() => {
                     return Err(ClientError::TimedOut {
-                        address: self.client.address().to_owned(),
+                        address: here.address().to_owned(),
                         limit: patience,
                     });
                 }
@@ -352,8 +384,8 @@ impl Pipeline {
     }
 
     /// Hands out the answer to the oldest transaction.
-    async fn acknowledge(&mut self, line: &[u8]) -> Result<(), ClientError> {
-        let outcome = match self.client.decode::<AnswerLine>(line)? {
+    async fn acknowledge(&mut self, line: &[u8], here: &Here) -> Result<(), ClientError> {
+        let outcome = match here.decode::<AnswerLine>(line)? {
             AnswerLine::Published(published) => Ok(published),
             AnswerLine::Refused { error } if is_transient_code(&error.code) => {
                 // It has to be asked again, and those behind it after it: a new connection.
@@ -398,7 +430,7 @@ impl Answers {
 /// The next answer line; `None` at the end. Loses nothing when dropped while it waits.
 async fn next_answer(
     answers: &mut Option<Answers>,
-    client: &Client,
+    here: &Here,
 ) -> Result<Option<Bytes>, ClientError> {
     let Some(answers) = answers else {
         return std::future::pending().await;
@@ -409,9 +441,9 @@ async fn next_answer(
         if line.is_some() {
             return Ok(line);
         }
-        let limit = client.config().request_timeout;
+        let limit = here.config().request_timeout;
         let chunk = answers.response.chunk().await;
-        match chunk.map_err(|error| client.transport_error(limit, error))? {
+        match chunk.map_err(|error| here.transport_error(limit, error))? {
             Some(chunk) => answers.cutter.push(&chunk),
             None => return Ok(None),
         }

@@ -1,6 +1,6 @@
 //! Entries of the state, one at a time.
 
-use std::time::Duration;
+use std::future::Future;
 
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidings_event::{Index, Timestamp};
 
-use crate::client::Client;
+use crate::client::{Client, Here};
 use crate::error::ClientError;
 
 /// What is known under a topic, namespace and key.
@@ -61,14 +61,19 @@ impl Client {
         namespace: Option<&str>,
     ) -> Result<Option<Entry>, ClientError> {
         let query = self.namespace_query(namespace);
-        let url = self.url(&["v1", "state", topic, key], &query);
-        absent_is_none(self.exchange_json(self.request(Method::GET, url)).await)
+        let query = &query;
+        let ask = |here: Here| async move {
+            let url = here.url(&["v1", "state", topic, key], query);
+            here.exchange_json(here.request(Method::GET, url)).await
+        };
+        absent_is_none(self.anywhere(ask).await)
     }
 
     /// Puts an entry; its payload is a JSON object. Gives the index of the change.
     ///
-    /// Not tried again by itself: with `compare_and_set` a repeat would be refused although the
-    /// first try had succeeded.
+    /// Asked of another server only when it is certain that the one before did nothing: a second put
+    /// would be a second event, and with `compare_and_set` a repeat would be refused although the first
+    /// try had succeeded.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with the code `cas_mismatch` when the comparison failed.
@@ -88,12 +93,15 @@ impl Client {
                 .iter()
                 .map(|name| ("type", name.as_str())),
         );
-        let request = self
-            .request(Method::PUT, self.url(&["v1", "state", topic, key], &query))
-            .header(CONTENT_TYPE, "application/json")
-            .body(payload.get().to_owned());
-        let changed: Changed = self.exchange_json(request).await?;
-        Ok(changed.index)
+        let query = &query;
+        let ask = |here: Here| async move {
+            let request = here
+                .request(Method::PUT, here.url(&["v1", "state", topic, key], query))
+                .header(CONTENT_TYPE, "application/json")
+                .body(payload.get().to_owned());
+            here.exchange_json::<Changed>(request).await
+        };
+        Ok(self.once(ask).await?.index)
     }
 
     /// Deletes an entry. Gives the index of the change, or `None` when there was no entry.
@@ -116,12 +124,32 @@ impl Client {
                 .iter()
                 .map(|name| ("type", name.as_str())),
         );
-        let url = self.url(&["v1", "state", topic, key], &query);
-        let answer = self.exchange(self.request(Method::DELETE, url), Duration::ZERO);
-        let answer = absent_is_none(answer.await)?;
-        answer
-            .map(|(_, body)| self.decode::<Changed>(&body).map(|changed| changed.index))
-            .transpose()
+        let query = &query;
+        let ask = |here: Here| async move {
+            let url = here.url(&["v1", "state", topic, key], query);
+            here.exchange_json::<Changed>(here.request(Method::DELETE, url))
+                .await
+        };
+        let answer = absent_is_none(self.once(ask).await)?;
+        Ok(answer.map(|changed| changed.index))
+    }
+
+    /// As [`anywhere`](Self::anywhere), for what must not be done twice: another server is asked only
+    /// when the one before certainly did nothing.
+    async fn once<T, A>(&self, ask: impl Fn(Here) -> A) -> Result<T, ClientError>
+    where
+        A: Future<Output = Result<T, ClientError>>,
+    {
+        let answer = self.anywhere(|here| {
+            let asked = ask(here);
+            async move {
+                match asked.await {
+                    Err(error) if error.is_transient() && !error.did_not_happen() => Ok(Err(error)),
+                    answer => answer.map(Ok),
+                }
+            }
+        });
+        answer.await?
     }
 
     pub(crate) fn namespace_query<'a>(

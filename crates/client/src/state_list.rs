@@ -6,7 +6,7 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 use tidings_event::Index;
 
-use crate::client::Client;
+use crate::client::{Client, Here};
 use crate::error::ClientError;
 use crate::state::Entry;
 
@@ -92,13 +92,18 @@ impl Client {
         ] {
             query.extend(value.map(|value| (name, value)));
         }
-        let url = self.url(&["v1", "state", topic], &query);
         let extra = blocking.map_or(Duration::ZERO, |blocking| {
             blocking.wait + blocking.wait / WAIT_JITTER_FRACTION
         });
-        let (headers, body) = self.exchange(self.request(Method::GET, url), extra).await?;
+        let query = &query;
+        let ask = |here: Here| async move {
+            let url = here.url(&["v1", "state", topic], query);
+            let (headers, body) = here.exchange(here.request(Method::GET, url), extra).await?;
+            Ok((headers, here.decode(&body)?))
+        };
+        let (headers, entries) = self.anywhere(ask).await?;
         Ok(StatePage {
-            entries: self.decode(&body)?,
+            entries,
             index: header_text(&headers, "x-nomad-index")
                 .and_then(|text| text.parse().ok())
                 .map_or(Index::ZERO, Index),

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::client::{Client, Here};
 use crate::error::ClientError;
 
 /// The answer of `/v1/status`, as it came: an agent of a later version may tell more.
@@ -28,8 +28,10 @@ impl Client {
     /// # Errors
     /// When it does not answer, or refuses.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        let url = self.url(&["v1", "status"], &[]);
-        let value = self.exchange_json(self.request(Method::GET, url)).await?;
-        Ok(Status(value))
+        let ask = |here: Here| async move {
+            let url = here.url(&["v1", "status"], &[]);
+            here.exchange_json(here.request(Method::GET, url)).await
+        };
+        self.anywhere(ask).await.map(Status)
     }
 }

@@ -24,11 +24,17 @@
 //! saying of which timeline: a stream from now on is opened to see. When it is the same one, the
 //! server is behind, and is given time.
 //!
+//! With several servers a connection that is lost is made again to another one, at once when there is
+//! one that has not failed lately. The cursor means the same there: every server has the same frames
+//! under the same indexes. One that has not come to the cursor yet refuses, and is left for another;
+//! one that keeps another timeline than the others is left too, and only when none is left that may
+//! keep the former one the reader is told of a reset.
+//!
 //! A **snapshot** has no place to go on from until its end: what was deleted between two halves of
 //! it would never be told. When the connection breaks before the end, it begins again, and the
 //! reader is told to forget the first half.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -37,8 +43,8 @@ use reqwest::{Method, Response};
 use tidings_event::{Frame, Index};
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
-use crate::client::Client;
+use crate::backoff::{self, Backoff};
+use crate::client::{Client, Here};
 use crate::error::ClientError;
 use crate::frame_line::{FrameLine, Line};
 use crate::lines::LineCutter;
@@ -121,6 +127,12 @@ pub struct EventStream {
     timeline: Option<String>,
     /// A loss was told, and that the connection is back was not.
     lost: bool,
+    /// The server that was asked last.
+    here: Here,
+    /// The servers that were asked since something last came.
+    in_vain: BTreeSet<String>,
+    /// This connection has brought something.
+    proven: bool,
 }
 
 /// How far the reader has come.
@@ -145,6 +157,7 @@ enum Connection {
 #[derive(Debug)]
 struct Reading {
     response: Response,
+    here: Here,
     cutter: LineCutter,
     opened: Instant,
     /// When silence has lasted too long.
@@ -169,6 +182,9 @@ impl Client {
             gone: None,
             ahead: None,
             lost: false,
+            here: self.here(),
+            in_vain: BTreeSet::new(),
+            proven: false,
         }
     }
 }
@@ -204,7 +220,7 @@ impl EventStream {
                         }
                     }
                 },
-                Connection::Reading(reading) => match reading.next_line(&self.client).await {
+                Connection::Reading(reading) => match reading.next_line().await {
                     Ok(line) => {
                         let opened = reading.opened;
                         if let Some(event) = self.take(line, opened) {
@@ -232,7 +248,7 @@ impl EventStream {
             match self.next().await? {
                 Ok(StreamEvent::Frame(line)) => {
                     return Some(line.decode().map_err(|source| ClientError::Answer {
-                        address: self.client.address().to_owned(),
+                        address: self.here.address().to_owned(),
                         source,
                     }));
                 }
@@ -285,15 +301,15 @@ impl EventStream {
         }
     }
 
-    async fn connect(&self) -> Result<Reading, ClientError> {
-        let url = self.request.url(&self.client, self.start());
-        let response = self
-            .client
-            .open(self.client.request(Method::GET, url))
-            .await?;
-        let (now, config) = (Instant::now(), self.client.config());
+    async fn connect(&mut self) -> Result<Reading, ClientError> {
+        let here = self.client.here();
+        self.here = here.clone();
+        let url = self.request.url(&here, self.start());
+        let response = here.open(here.request(Method::GET, url)).await?;
+        let (now, config) = (Instant::now(), here.config());
         Ok(Reading {
             response,
+            here: here.clone(),
             cutter: LineCutter::new(config.line_bytes_max),
             opened: now,
             deadline: now + config.silence_max(),
@@ -307,12 +323,21 @@ impl EventStream {
         let ahead = self.ahead.take();
         let asked_by_index = self.gone.is_some() || matches!(self.start(), From::Index(_));
         self.connection = Connection::Reading(Box::new(reading));
+        self.proven = false;
         // An agent that names none is taken at its indexes, as Nomad is.
         let timeline = named.or_else(|| self.timeline.clone())?;
         let previous = self.timeline.replace(timeline.clone())?;
         if previous == timeline || !asked_by_index {
             // The same one: what was refused has not happened there yet.
             return ahead.map(|error| Ok(self.wait_out(error)));
+        }
+        self.in_vain.insert(self.here.address().to_owned());
+        if self.in_vain.len() < self.client.addresses().len() && self.here.leave() {
+            // The one that was followed may live on at another server: what one says is no reset.
+            self.timeline = Some(previous.clone());
+            let delay = backoff::up_to(self.client.config().retry_delay);
+            let error = ClientError::TimelineReset { previous, timeline };
+            return Some(Ok(self.wait(error, delay)));
         }
         tracing::warn!(previous, timeline, "the agent keeps another timeline now");
         if self.request.strict {
@@ -367,8 +392,20 @@ impl EventStream {
             self.place = Place::Snapshot { begun: false };
             self.pending.push_back(StreamEvent::SnapshotRestart);
         }
+        self.in_vain.insert(self.here.address().to_owned());
+        // A server that is behind is one to leave, too: another may have what was asked for.
+        let is_ahead = error.code() == Some(INDEX_AHEAD);
+        let is_elsewhere = (is_ahead || error.is_of_the_server()) && self.here.leave();
+        let delay = if is_elsewhere {
+            backoff::up_to(self.client.config().retry_delay)
+        } else {
+            wait_before_retry(&mut self.backoff, &error)
+        };
+        self.wait(error, delay)
+    }
+
+    fn wait(&mut self, error: ClientError, delay: Duration) -> StreamEvent {
         self.lost = true;
-        let delay = wait_before_retry(&mut self.backoff, &error);
         self.connection = Connection::Waiting {
             until: Instant::now() + delay,
         };
@@ -383,6 +420,10 @@ impl EventStream {
         if is_new || opened.elapsed() >= CONNECTION_PROVEN {
             // The connection has proved itself: the next loss begins with a short wait again.
             self.backoff.reset();
+            if !std::mem::replace(&mut self.proven, true) {
+                self.in_vain.clear();
+                self.here.worked(true);
+            }
         }
         if !std::mem::take(&mut self.lost) {
             return event;
@@ -461,8 +502,8 @@ fn timeline_of(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Reading {
-    async fn next_line(&mut self, client: &Client) -> Result<Line, ClientError> {
-        let limit = client.config().silence_max();
+    async fn next_line(&mut self) -> Result<Line, ClientError> {
+        let limit = self.here.config().silence_max();
         loop {
             let line = self.cutter.next_line();
             let line = line.map_err(|long| ClientError::LineTooLong { limit: long.limit })?;
@@ -475,7 +516,7 @@ impl Reading {
             let chunk = tokio::time::timeout_at(self.deadline, self.response.chunk())
                 .await
                 .map_err(|_| ClientError::Silent { limit })?
-                .map_err(|error| client.transport_error(limit, error))?
+                .map_err(|error| self.here.transport_error(limit, error))?
                 .ok_or(ClientError::Ended)?;
             self.cutter.push(&chunk);
             self.deadline = Instant::now() + limit;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use reqwest::Url;
 use tidings_event::Index;
 
-use crate::client::Client;
+use crate::client::Here;
 
 /// Where a stream begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,14 +80,11 @@ impl StreamRequest {
     /// The URL of a connection that begins at `from`, which is not what was asked once something has
     /// been received. Always strict: an agent that is not asked to be passes over what retention
     /// cuts off under a slow reader without a word.
-    pub(crate) fn url(&self, client: &Client, from: From) -> Url {
+    pub(crate) fn url(&self, here: &Here, from: From) -> Url {
         let index;
         let mut query: Vec<(&str, &str)> = vec![("progress", "true"), ("strict", "true")];
         query.extend(self.topics.iter().map(|topic| ("topic", topic.as_str())));
-        let namespace = self
-            .namespace
-            .as_ref()
-            .or(client.config().namespace.as_ref());
+        let namespace = self.namespace.as_ref().or(here.config().namespace.as_ref());
         query.extend(namespace.map(|namespace| ("namespace", namespace.as_str())));
         query.extend(
             self.filter
@@ -105,7 +102,7 @@ impl StreamRequest {
                 query.push(("index", &index));
             }
         }
-        client.url(&["v1", "event", "stream"], &query)
+        here.url(&["v1", "event", "stream"], &query)
     }
 }
 

@@ -48,7 +48,8 @@ async fn a_lost_answer_is_asked_again_with_the_same_id() {
         published,
         Published {
             index: Index(7),
-            duplicate: true
+            duplicate: true,
+            spooled: false
         }
     );
     let bodies = agent.bodies();

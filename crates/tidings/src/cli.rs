@@ -119,7 +119,7 @@ mod tests {
             ["tidings", "status", "--addr", "h:1"],
         ] {
             let cli = Cli::try_parse_from(line).unwrap();
-            assert_eq!(cli.connection.addr.as_deref(), Some("h:1"));
+            assert_eq!(cli.connection.addr, ["h:1"]);
         }
     }
 

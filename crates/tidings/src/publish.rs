@@ -103,12 +103,20 @@ async fn one(args: PublishArgs, client: &Client) -> anyhow::Result<ExitCode> {
         }
     };
     let text = match (output, published.duplicate) {
+        (Format::Text, _) if published.spooled => String::from(
+            "kept by the agent, which reaches no server: it is published when one is reached\n",
+        ),
         (Format::Text, false) => format!("published at index {}\n", published.index),
         (Format::Text, true) => format!("was there already, at index {}\n", published.index),
         (Format::Json, duplicate) => {
             let id = serde_json::to_string(&id)?;
             let index = published.index;
-            format!("{{\"Index\":{index},\"Duplicate\":{duplicate},\"Id\":{id}}}\n")
+            let spooled = if published.spooled {
+                ",\"Spooled\":true"
+            } else {
+                ""
+            };
+            format!("{{\"Index\":{index},\"Duplicate\":{duplicate}{spooled},\"Id\":{id}}}\n")
         }
     };
     output::print(&text).context("cannot print the answer")?;

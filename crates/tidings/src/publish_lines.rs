@@ -252,6 +252,7 @@ struct Report {
     last_given: u64,
     published: u64,
     duplicates: u64,
+    spooled: u64,
     refused: u64,
     first: Option<Index>,
     last: Option<Index>,
@@ -273,6 +274,7 @@ impl Report {
             last_given: 0,
             published: 0,
             duplicates: 0,
+            spooled: 0,
             refused: 0,
             first: None,
             last: None,
@@ -296,6 +298,7 @@ impl Report {
         };
         self.bar.inc(bytes);
         match &answer.outcome {
+            Ok(published) if published.spooled => self.spooled += 1,
             Ok(published) => {
                 if published.duplicate {
                     self.duplicates += 1;
@@ -372,6 +375,12 @@ impl Report {
         if self.duplicates > 0 {
             text += &format!(", {} there already", grouped(self.duplicates));
         }
+        if self.spooled > 0 {
+            text += &format!(
+                ", {} kept by the agent until a server is reached",
+                grouped(self.spooled)
+            );
+        }
         if self.refused > 0 {
             text += &format!(", {} refused", grouped(self.refused));
         }
@@ -380,7 +389,7 @@ impl Report {
             (Some(first), Some(last)) => text += &format!(", at indexes {first} to {last}"),
             _ => {}
         }
-        let answered = self.published + self.duplicates + self.refused;
+        let answered = self.published + self.duplicates + self.spooled + self.refused;
         let rate = answered as f64 / spent.max(1e-3);
         text + &format!(", in {spent:.1} s ({}/s)\n", grouped(rate as u64))
     }
@@ -389,6 +398,7 @@ impl Report {
         let summary = serde_json::json!({
             "Published": self.published,
             "Duplicates": self.duplicates,
+            "Spooled": self.spooled,
             "Refused": self.refused,
             "Unacknowledged": self.in_flight.len(),
             "FirstIndex": self.first.map(Index::get),
@@ -463,6 +473,7 @@ mod tests {
             outcome: Ok(tidings_client::Published {
                 index: Index(9),
                 duplicate: false,
+                spooled: false,
             }),
         });
         assert!(
@@ -478,7 +489,7 @@ mod tests {
         );
         assert_eq!(
             report.json(),
-            "{\"Duplicates\":0,\"FirstIndex\":9,\"LastIndex\":9,\"Published\":1,\"Refused\":0,\"Unacknowledged\":2}\n"
+            "{\"Duplicates\":0,\"FirstIndex\":9,\"LastIndex\":9,\"Published\":1,\"Refused\":0,\"Spooled\":0,\"Unacknowledged\":2}\n"
         );
     }
 }

@@ -28,7 +28,7 @@ pub async fn run(args: StatusArgs, client: Client) -> anyhow::Result<ExitCode> {
             render(
                 status.as_value(),
                 &health,
-                client.address(),
+                &client.address(),
                 Look::of_stdout(),
             )
         }

@@ -51,8 +51,31 @@ pub fn json(status: &str, headers: &str, body: &str) -> String {
 
 pub struct ScriptedAgent {
     pub client: Client,
+    pub address: String,
     heads: Arc<Mutex<Vec<String>>>,
     bodies: Arc<Mutex<Vec<String>>>,
+}
+
+/// A client of several servers, with short waits; it asks for no others.
+pub fn client_of(addresses: &[&str]) -> Client {
+    Client::new(config_of(addresses)).unwrap()
+}
+
+/// Its settings.
+pub fn config_of(addresses: &[&str]) -> ClientConfig {
+    ClientConfig {
+        addresses: ClientConfig::parse_addresses(&addresses.join(",")).unwrap(),
+        retry_delay: Duration::from_millis(5),
+        retry_delay_max: Duration::from_millis(20),
+        learn_servers_every: None,
+        ..ClientConfig::default()
+    }
+}
+
+/// An address at which nobody listens.
+pub async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().to_string()
 }
 
 impl ScriptedAgent {
@@ -79,11 +102,13 @@ impl ScriptedAgent {
             addresses: vec![ClientConfig::parse_address(&address.to_string()).unwrap()],
             retry_delay: Duration::from_millis(5),
             retry_delay_max: Duration::from_millis(20),
+            learn_servers_every: None,
             ..config
         })
         .unwrap();
         Self {
             client,
+            address: address.to_string(),
             heads,
             bodies,
         }
