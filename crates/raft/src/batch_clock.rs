@@ -1,6 +1,7 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidings_event::Timestamp;
+use tokio::time::Instant;
 
 use crate::config::Clock;
 

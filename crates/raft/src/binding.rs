@@ -34,7 +34,7 @@ impl RaftTypeConfig for Binding {
     type Vote = Ballot;
     type Payload = Payload;
     type Entry = LogEntry;
-    type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
+    type AsyncRuntime = crate::runtime::Runtime;
     type Responder<T>
         = Reply<T>
     where

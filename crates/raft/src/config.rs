@@ -1,8 +1,8 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tidings_event::Timestamp;
+use tidings_host::net::TcpListener;
 use tidings_timeline::{BrokerConfig, Settings};
-use tokio::net::TcpListener;
 
 use crate::space::FreeSpace;
 

@@ -1,13 +1,12 @@
 use std::{
     fmt::Display,
-    fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
+use tidings_host::fs::{self, File};
 use tidings_timeline::TimelineId;
-use ulid::Ulid;
 
 use crate::error::OpenError;
 
@@ -87,8 +86,7 @@ pub(crate) fn own_or_new(data_dir: &Path) -> Result<u64, OpenError> {
     if let Some(id) = read_number(path.clone())? {
         return Ok(id);
     }
-    // the lower half of a ULID is nothing but chance
-    let id = Ulid::generate().0 as u64;
+    let id = tidings_host::random();
     fs::create_dir_all(data_dir)
         .and_then(|()| write_durably(data_dir, &path, id))
         .map_err(|source| OpenError::NodeFile { path, source })?;

@@ -36,6 +36,7 @@ mod queue;
 mod record;
 mod replica;
 mod retention;
+mod runtime;
 mod space;
 mod start;
 mod status;

@@ -194,7 +194,7 @@ impl Log {
         F: FnOnce(&RaftLog) -> Result<T, StoreError> + Send + 'static,
     {
         let shared = self.shared.clone();
-        let done = tokio::task::spawn_blocking(move || work(&shared.store)).await;
+        let done = tidings_host::spawn_blocking(move || work(&shared.store)).await;
         match done {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(self.failed(what, error)),

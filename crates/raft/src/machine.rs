@@ -4,7 +4,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -24,6 +24,7 @@ use tidings_timeline::{
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
+    time::Instant,
 };
 
 use crate::{
@@ -193,7 +194,7 @@ impl MachineShared {
     /// Brings a sealed segment to the disk while applying goes on.
     fn complete_in_background(&self, pending: Arc<PendingSeal>) {
         let fault = self.fault.clone();
-        self.home.spawn_blocking(move || {
+        tidings_host::spawn_blocking_on(&self.home, move || {
             if let Err(error) = pending.complete() {
                 fault.raise(format!(
                     "cannot complete a history segment: {}",
@@ -444,7 +445,7 @@ impl RaftStateMachine<Binding> for Machine {
         };
         let timeline = StateMachine::restore(&snapshot.state).map_err(io::Error::other)?;
         let shared = self.shared.clone();
-        let written = tokio::task::spawn_blocking({
+        let written = tidings_host::spawn_blocking({
             let head = head.clone();
             move || {
                 shared.history.lock().cut_after(head.frame)?;
@@ -471,7 +472,7 @@ impl RaftStateMachine<Binding> for Machine {
         &mut self,
     ) -> Result<Option<SnapshotOf<Binding, SnapshotState>>, io::Error> {
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || shared.snapshots.latest()).await;
+        let read = tidings_host::spawn_blocking(move || shared.snapshots.latest()).await;
         let Some(snapshot) = read.map_err(io::Error::other)?.map_err(io::Error::other)? else {
             return Ok(None);
         };
@@ -509,7 +510,7 @@ impl RaftSnapshotBuilder<Binding> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Binding, SnapshotState>, io::Error> {
         let state = Bytes::from(self.state.take().unwrap_or_default());
-        let written = tokio::task::spawn_blocking({
+        let written = tidings_host::spawn_blocking({
             let (shared, head, state) = (self.shared.clone(), self.head.clone(), state.clone());
             move || shared.write_snapshot(&head, &state)
         });

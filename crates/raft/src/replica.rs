@@ -20,7 +20,6 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time,
 };
-use ulid::Ulid;
 
 use crate::{
     binding::Binding,
@@ -108,7 +107,7 @@ impl Drop for Inner {
             drop(raft);
             let _ = time::timeout(DRAIN_WAIT_MAX, running.machine_ended).await;
             let data_dir = running.data_dir;
-            let _ = tokio::task::spawn_blocking(move || {
+            let _ = tidings_host::spawn_blocking(move || {
                 machine.log.store().close();
                 drop(data_dir);
             })
@@ -150,7 +149,7 @@ impl Replica {
         peers: PeersConfig,
     ) -> Result<Replica, OpenError> {
         let data_dir = config.data_dir.clone();
-        let id = tokio::task::spawn_blocking(move || identity::own_or_new(&data_dir)).await;
+        let id = tidings_host::spawn_blocking(move || identity::own_or_new(&data_dir)).await;
         config.node_id = id.unwrap_or_else(|error| {
             Err(OpenError::Engine {
                 reason: format!("opening ended with a panic ({error})"),
@@ -166,9 +165,9 @@ impl Replica {
         let (node_id, in_flight_max) = (config.node_id, config.queue.in_flight_max);
         let home = Handle::current();
         // Opening reads files and waits for them: not on a thread that others need.
-        let started = tokio::task::spawn_blocking({
+        let started = tidings_host::spawn_blocking_future(&home, {
             let home = home.clone();
-            move || home.block_on(start(&config, peers, home.clone()))
+            async move { start(&config, peers, home).await }
         });
         let parts = started.await.unwrap_or_else(|error| {
             Err(OpenError::Engine {
@@ -272,7 +271,7 @@ impl Replica {
         if !self.inner.raft.is_leader() || self.state().timeline.is_some() {
             return;
         }
-        let timeline = TimelineId(Ulid::generate().0);
+        let timeline = TimelineId(tidings_host::ulid().0);
         let mut group = CommandGroup::new();
         group.found(timeline);
         match self.propose_always(group).await {
@@ -581,7 +580,7 @@ impl Replica {
             tracing::warn!("stopping before the state machine had ended");
         }
         let machine = self.inner.machine.clone();
-        let ended = tokio::task::spawn_blocking(move || {
+        let ended = tidings_host::spawn_blocking(move || {
             let synced = machine.history.lock().sync();
             // Its threads may still be preparing space: only then is the directory let go.
             machine.log.store().close();

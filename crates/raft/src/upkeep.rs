@@ -81,7 +81,7 @@ impl Upkeep {
     /// Gives the room of spare log segments back while space is short.
     async fn keep_spares(&self, keep: bool) {
         let log = self.machine.log.store().clone();
-        let done = tokio::task::spawn_blocking(move || log.keep_spares(keep)).await;
+        let done = tidings_host::spawn_blocking(move || log.keep_spares(keep)).await;
         if let Ok(Err(error)) = done {
             tracing::warn!(error = %chain(&error), "cannot remove a spare log segment");
         }

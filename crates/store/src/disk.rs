@@ -1,9 +1,9 @@
 //! The few file operations that everything here is built from.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use tidings_host::fs::{self, File, FileExt as _, OpenOptions, OpenOptionsExt as _};
 
 use crate::error::StoreError;
 use crate::layout::TEMPORARY_SUFFIX;
@@ -21,12 +21,12 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
 /// Creates a folder, with those above it, and makes their names durable; one that exists is left as
 /// it is.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
-    if dir.is_dir() {
+    if fs::is_dir(dir) {
         return Ok(());
     }
     let missing: Vec<&Path> = dir
         .ancestors()
-        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.is_dir())
+        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !fs::is_dir(ancestor))
         .collect();
     fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
     // Each name is durable once the folder that holds it is synced.
@@ -190,8 +190,7 @@ pub(crate) fn list(dir: &Path, clean: bool) -> Result<Vec<(String, PathBuf)>, St
 
 /// Bytes that may still be written to the file system of `dir` by an ordinary user.
 pub(crate) fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(dir)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    fs::free_bytes(dir)
 }
 
 /// A `u32` from little-endian bytes at `at`. The caller has checked the length.

@@ -1,10 +1,9 @@
 //! The data directory as a whole: who works on it, and in which format it was written.
 
-use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use tidings_host::fs::{self, File};
 
 use crate::disk;
 use crate::error::StoreError;
@@ -115,16 +114,16 @@ fn take_lock(dir: &Path) -> Result<File, StoreError> {
     lock_or_tell(&mut file, dir)?;
     file.set_len(0)
         .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .and_then(|()| writeln!(file, "{}", tidings_host::process_id()))
         .map_err(StoreError::io("write", &path))?;
     Ok(file)
 }
 
 /// Locks the file or tells who has it.
 fn lock_or_tell(file: &mut File, dir: &Path) -> Result<(), StoreError> {
-    match flock(&*file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+    match fs::try_lock(file) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
             let mut text = String::new();
             // Only to say who it is; nothing depends on it.
             let _ = file.take(32).read_to_string(&mut text);
@@ -137,7 +136,7 @@ fn lock_or_tell(file: &mut File, dir: &Path) -> Result<(), StoreError> {
                 holder,
             })
         }
-        Err(errno) => Err(StoreError::io("lock", dir)(errno.into())),
+        Err(source) => Err(StoreError::io("lock", dir)(source)),
     }
 }
 

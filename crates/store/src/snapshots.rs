@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tidings_event::Index;
+use tidings_host::fs;
 use tracing::{info, warn};
 
 use crate::disk::{self, u32_at, u64_at};
@@ -172,7 +173,7 @@ pub(crate) fn write_file(
 
 /// Reads and checks one snapshot.
 pub(crate) fn read(path: &Path, index: u64) -> Result<Snapshot, StoreError> {
-    let bytes = Bytes::from(std::fs::read(path).map_err(StoreError::io("read", path))?);
+    let bytes = Bytes::from(fs::read(path).map_err(StoreError::io("read", path))?);
     let damaged = |offset: usize, what: &str| Err(StoreError::damaged(path, offset as u64, what));
     if bytes.len() < HEAD_BYTES {
         return damaged(bytes.len(), "the file is shorter than its header");

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use tidings_event::Index;
 
+use tidings_host::fs;
+
 use crate::checked_file::{self, Kind};
 use crate::disk;
 use crate::error::{StoreError, verify_help};
@@ -75,19 +77,19 @@ pub fn verify(
     // While a snapshot of another server is being installed, its history counts, wherever it is.
     let install = incoming::underway(data_dir)?;
     let staged = data.path().join(INCOMING_FOLDER).join(HISTORY_FOLDER);
-    let history = match install.is_some() && staged.is_dir() {
+    let history = match install.is_some() && fs::is_dir(&staged) {
         true => staged,
         false => data.history(),
     };
     let mut total = 0;
     for folder in [history.clone(), data.raft(), data.snapshots()] {
-        if folder.is_dir() {
+        if fs::is_dir(&folder) {
             for (name, path) in disk::list(&folder, false)? {
                 // There is nothing in a spare segment that could be checked.
                 if matches!(DiskName::parse(&name), Some(DiskName::RaftSpare(_))) {
                     continue;
                 }
-                total += std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                total += fs::metadata(&path).map_or(0, |metadata| metadata.len());
             }
         }
     }
@@ -97,7 +99,7 @@ pub fn verify(
         total,
     };
     // What the history must hold depends on the snapshot that the next start goes on from.
-    let mut durable_to = if data.snapshots().is_dir() {
+    let mut durable_to = if fs::is_dir(&data.snapshots()) {
         check.snapshots(&data.snapshots())?
     } else {
         Some(Index::ZERO)
@@ -111,10 +113,10 @@ pub fn verify(
             help: "start the agent, which goes on with it".to_owned(),
         });
     }
-    if history.is_dir() {
+    if fs::is_dir(&history) {
         check.history(&history, durable_to)?;
     }
-    if data.raft().is_dir() {
+    if fs::is_dir(&data.raft()) {
         check.raft(&data.raft())?;
     }
     Ok(check.report)
@@ -226,7 +228,7 @@ impl Check<'_> {
     }
 
     fn sealed_segment(&mut self, pair: &Pair) -> Option<u64> {
-        if !pair.index.exists() {
+        if !fs::exists(&pair.index) {
             self.note(
                 &pair.index,
                 StoreError::missing(&pair.index, "every sealed segment has an index"),
@@ -341,7 +343,7 @@ impl Check<'_> {
         let repairable = &mut self.report.repairable;
         match repairable.iter().position(|fault| fault.path == path) {
             Some(at) => repairable.remove(at).offset,
-            None => std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
+            None => fs::metadata(path).map_or(0, |metadata| metadata.len()),
         }
     }
 
@@ -393,7 +395,7 @@ impl Check<'_> {
             if going {
                 continue;
             }
-            let bytes = match std::fs::read(path) {
+            let bytes = match fs::read(path) {
                 Ok(bytes) => bytes,
                 Err(source) => {
                     self.note(path, StoreError::io("read", path)(source));

@@ -11,9 +11,9 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
+use tidings_host::net::{self, TcpStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
-    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
     time::{self, Instant},
@@ -276,7 +276,9 @@ async fn shake_hands(me: &Me, address: &str) -> Result<(TcpStream, Hello), CallE
     let unreachable = |error: io::Error| {
         CallError::not_sent(format_args!("{address} cannot be reached: {error}"))
     };
-    let mut stream = TcpStream::connect(address).await.map_err(unreachable)?;
+    let mut stream = net::dial(&me.server.address, address)
+        .await
+        .map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
     let hello = encode(&me.hello()).map_err(CallError::not_sent)?;
     write_frame(&mut stream, kind::HELLO, 0, &[hello])

@@ -39,7 +39,7 @@ impl Keeper {
         }
         let (data_dir, id) = (self.data_dir.clone(), self.me.server.id);
         let timeline = self.me.timeline();
-        let written = tokio::task::spawn_blocking(move || {
+        let written = tidings_host::spawn_blocking(move || {
             identity::record(&data_dir, id)?;
             let stored = identity::stored_timeline(&data_dir)?;
             if let Some(timeline) = timeline.filter(|_| stored.is_none()) {

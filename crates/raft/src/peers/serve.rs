@@ -4,9 +4,9 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use openraft::Raft;
 use serde::Serialize;
+use tidings_host::net::{TcpListener, TcpStream};
 use tokio::{
     io::{AsyncWriteExt, BufReader, BufWriter},
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, oneshot},
     task::JoinSet,
     time,

@@ -20,16 +20,15 @@ mod reader;
 pub(crate) mod recovery;
 pub(crate) mod segments;
 
-use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use tidings_event::{Index, Timestamp};
+use tidings_host::Instant;
+use tidings_host::fs::{self, File, FileExt as _};
 use tidings_timeline::FrameBatch;
 use tracing::info;
 
@@ -645,7 +644,7 @@ impl History {
         disk::remove_file(&self.files.path(DiskName::HistoryIndex(only)))?;
         disk::sync_dir(&self.dir)?;
         let lines = self.files.path(DiskName::HistoryLines(only));
-        std::fs::rename(&lines, self.files.path(DiskName::HistoryLines(first)))
+        fs::rename(&lines, self.files.path(DiskName::HistoryLines(first)))
             .map_err(StoreError::io("rename", &lines))?;
         self.begin_at(first)
     }

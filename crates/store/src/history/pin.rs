@@ -1,14 +1,13 @@
 //! The history as it is copied to another server: what its segments hold up to one frame, and their
 //! files kept while somebody reads them.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_event::{Index, Timestamp};
+use tidings_host::fs::{File, FileExt as _};
 use tracing::warn;
 
 use super::index_file::{Footer, IndexEntry, encode_head};

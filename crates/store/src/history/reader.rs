@@ -1,15 +1,14 @@
 //! Reading the history while it is being written and shortened.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tidings_event::{DigestFilter, Index, Timestamp};
+use tidings_host::fs::{File, FileExt as _};
 use tidings_timeline::{HistoryError, HistoryRead, HistoryReader};
 
 use super::buffers::BufferPool;

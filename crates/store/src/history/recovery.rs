@@ -4,11 +4,11 @@
 //! synced may be missing, so it is cut to its last whole line; what is lost that way is applied
 //! again from the Raft log. A sealed segment was synced: a fault in one is damage.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 
 use tidings_event::{FrameView, Timestamp};
+use tidings_host::fs::{self, File};
 
 use super::index_file::{
     FOOTER_BYTES, Footer, IndexEntry, decode_active, decode_sealed, index_bytes,
@@ -138,7 +138,7 @@ fn time_of(frame: &FrameView<'_>) -> Option<Timestamp> {
 
 /// Loads the checked index of a sealed segment.
 pub(crate) fn load_index(path: &Path, first: u64) -> Result<(Vec<IndexEntry>, Footer), StoreError> {
-    let bytes = std::fs::read(path).map_err(StoreError::io("read", path))?;
+    let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
     decode_sealed(&bytes, first).map_err(|(at, what)| StoreError::damaged(path, at, what))
 }
 

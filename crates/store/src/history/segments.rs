@@ -1,12 +1,11 @@
 //! The files of segments: found, checked, opened and created.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use tidings_event::{Index, Timestamp};
+use tidings_host::fs::{self, File, FileExt as _, OpenOptions, OpenOptionsExt as _};
 use tracing::warn;
 
 use super::index_file::{self, FOOTER_BYTES, Footer, INDEX_HEAD_BYTES, encode_head, index_bytes};
@@ -142,7 +141,7 @@ pub(crate) fn durable_count(pairs: &[Pair], durable_to: Option<Index>) -> usize 
 /// Whether a segment's footer never got to the disk: the index is too short for one, or has the
 /// size and not the bytes.
 fn was_seal_interrupted(pair: &Pair) -> bool {
-    let Ok(bytes) = std::fs::read(&pair.index) else {
+    let Ok(bytes) = fs::read(&pair.index) else {
         return false;
     };
     let tail = &bytes[bytes.len().saturating_sub(FOOTER_BYTES)..];
@@ -173,7 +172,7 @@ pub(crate) fn read_footer(path: &Path) -> Result<Footer, StoreError> {
 /// Opens a sealed segment: footer, sizes and header, and with `All` every line.
 pub(crate) fn open_sealed(pair: &Pair, verify: VerifyOnStart) -> Result<Sealed, StoreError> {
     let footer = read_footer(&pair.index)?;
-    let metadata = std::fs::metadata(&pair.lines).map_err(StoreError::io("open", &pair.lines))?;
+    let metadata = fs::metadata(&pair.lines).map_err(StoreError::io("open", &pair.lines))?;
     if metadata.len() != footer.bytes {
         return Err(StoreError::damaged(
             &pair.lines,
@@ -295,7 +294,7 @@ pub(crate) fn open_active(
 }
 
 fn has_head(path: &Path, first: u64) -> bool {
-    std::fs::read(path).is_ok_and(|bytes| index_file::check_head(&bytes, first).is_ok())
+    fs::read(path).is_ok_and(|bytes| index_file::check_head(&bytes, first).is_ok())
 }
 
 fn from_system_time(time: SystemTime) -> Timestamp {

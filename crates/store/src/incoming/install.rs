@@ -11,11 +11,11 @@
 //! Each step can be done again. A start that finds the note goes on where it was interrupted, before
 //! anything else is read; one that does not find it has the old, untouched.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use tidings_event::Index;
+use tidings_host::fs;
 use tracing::info;
 
 use crate::checked_file::{self, Kind};
@@ -79,9 +79,9 @@ pub(super) fn finish_stepwise(
     let incoming = data_dir.join(INCOMING_FOLDER);
     let history = data_dir.join(HISTORY_FOLDER);
     let staged = incoming.join(HISTORY_FOLDER);
-    if staged.is_dir() {
+    if fs::is_dir(&staged) {
         let replaced = incoming.join(REPLACED_FOLDER);
-        if history.is_dir() {
+        if fs::is_dir(&history) {
             step()?;
             remove_dir(&replaced)?;
             step()?;
@@ -93,7 +93,7 @@ pub(super) fn finish_stepwise(
     }
     let name = DiskName::Snapshot(install.index).file_name();
     let snapshot = incoming.join(&name);
-    if snapshot.exists() {
+    if fs::exists(&snapshot) {
         let folder = data_dir.join(SNAPSHOT_FOLDER);
         disk::create_dir(&folder)?;
         step()?;

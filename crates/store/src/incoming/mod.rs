@@ -15,13 +15,12 @@ mod install;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::BufReader;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tidings_event::Index;
+use tidings_host::fs::{self, File, FileExt as _, MetadataExt as _};
 use tracing::{debug, warn};
 
 use self::install::{Install, remove_dir};
@@ -316,7 +315,7 @@ impl Incoming {
     /// Whether anything was gathered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.folder().exists()
+        !fs::exists(&self.folder())
     }
 
     /// Removes all that was gathered.
@@ -409,7 +408,7 @@ impl Incoming {
             return Ok(None);
         }
         // One that was whole is the beginning of what it has become since.
-        if lines.exists() {
+        if fs::exists(&lines) {
             fs::rename(&lines, &part).map_err(StoreError::io("rename", &lines))?;
         }
         Part::open(&part, segment.bytes).map(Some)
@@ -477,7 +476,7 @@ impl Incoming {
         let state = self.state_path(offer);
         for (name, path) in disk::list(&self.folder(), true)? {
             if path != state && name != HISTORY_FOLDER {
-                match path.is_dir() {
+                match fs::is_dir(&path) {
                     true => remove_dir(&path)?,
                     false => disk::remove_file(&path)?,
                 }

@@ -16,10 +16,10 @@
 //! The block in which the records end is written again with the next ones, with the same bytes at its
 //! beginning: a torn write cannot change what was acknowledged.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+
+use tidings_host::fs::{File, FileExt as _};
 
 use crate::disk::{self, BLOCK_BYTES};
 

@@ -14,10 +14,9 @@
 //! body    "cid1" | index u64 | term u64 | leader
 //! ```
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use tidings_host::fs::{File, FileExt as _};
 use tracing::warn;
 
 use super::record::LogId;

@@ -11,16 +11,15 @@
 //! get the error, and the next start finds out what is on disk.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::io::pwritev;
+use tidings_host::Instant;
+use tidings_host::fs::{self, File, FileExt as _};
 use tracing::{debug, error};
 
 use super::RaftLogConfig;
@@ -321,9 +320,9 @@ impl Flusher {
             if filled < wanted {
                 fill(&file, filled, wanted)?;
             }
-            rustix::io::pwrite(&file, &encode_segment_head(generation, first), 0)?;
+            file.write_all_at(&encode_segment_head(generation, first), 0)?;
             file.sync_all()?;
-            std::fs::rename(&temporary, &path)
+            fs::rename(&temporary, &path)
         };
         create().map_err(StoreError::io("create", &path))?;
         disk::sync_dir(&self.dir)?;
@@ -564,11 +563,9 @@ impl Staged {
         let mut rest = &mut slices[..];
         while !rest.is_empty() {
             let count = rest.len().min(IO_SLICES_MAX);
-            let written = match pwritev(file, &rest[..count], offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => written,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(errno) => return Err(errno.into()),
+            let written = match fs::write_vectored_at(file, &rest[..count], offset)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => written,
             };
             offset += written as u64;
             IoSlice::advance_slices(&mut rest, written);

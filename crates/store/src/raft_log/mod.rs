@@ -13,6 +13,8 @@ mod prepare;
 pub(crate) mod record;
 pub(crate) mod recovery;
 mod shared;
+#[cfg(feature = "simulated")]
+mod simulated;
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +24,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tidings_host::Instant;
 use tracing::warn;
 
 use self::committed::CommittedFile;
@@ -162,11 +165,20 @@ impl RaftLog {
             spares_generation,
         )?;
         let flusher = Arc::new(Mutex::new(flusher));
-        let worker = (Arc::clone(&flusher), Arc::clone(&shared));
-        let thread = std::thread::Builder::new()
-            .name("raft-log-flush".to_owned())
-            .spawn(move || flusher::run(&worker.0, worker.1))
-            .map_err(StoreError::io("start a thread for", dir))?;
+        #[cfg(feature = "simulated")]
+        shared.turn.belongs_to(&flusher, dir);
+        // A simulation has no threads: the flusher works in tasks.
+        let thread = match cfg!(feature = "simulated") {
+            true => None,
+            false => {
+                let worker = (Arc::clone(&flusher), Arc::clone(&shared));
+                let thread = std::thread::Builder::new()
+                    .name("raft-log-flush".to_owned())
+                    .spawn(move || flusher::run(&worker.0, worker.1))
+                    .map_err(StoreError::io("start a thread for", dir))?;
+                Some(thread)
+            }
+        };
         let log = Self {
             inner: Arc::new(Inner {
                 dir: dir.to_owned(),
@@ -178,7 +190,7 @@ impl RaftLog {
                 vote: Mutex::new(vote),
                 committed: Mutex::new(committed),
                 free: Mutex::new(None),
-                thread: Mutex::new(Some(thread)),
+                thread: Mutex::new(thread),
             }),
         };
         let state = log.state();
@@ -257,6 +269,7 @@ impl RaftLog {
                 let _ = sender.send(result);
             }),
         );
+        self.inner.work_now();
         receiver
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("the raft log was closed")))
@@ -420,6 +433,7 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let (sender, receiver) = sync_channel(1);
         self.shared.push(op(sender));
+        self.work_now();
         receiver.recv().unwrap_or_else(|_| {
             let reason = self
                 .shared
@@ -459,8 +473,19 @@ impl Inner {
 }
 
 impl Inner {
+    /// In a simulation whoever waits for the flusher does its work: nobody else could.
+    fn work_now(&self) {
+        #[cfg(feature = "simulated")]
+        if let Some(mut flusher) = self.flusher.try_lock() {
+            flusher.work();
+        }
+    }
+
     fn close(&self) {
+        self.work_now();
         self.shared.close();
+        #[cfg(feature = "simulated")]
+        self.shared.flusher_ended();
         let Some(thread) = self.thread.lock().take() else {
             return;
         };

@@ -8,14 +8,13 @@
 //! hardly anything.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
+use tidings_host::fs::{self, File, FileExt as _};
 use tracing::warn;
 
 use super::record::{SEGMENT_HEAD_BYTES, decode_segment_head};
@@ -82,7 +81,7 @@ impl Spares {
     ) -> Result<Self, StoreError> {
         let mut spares = Self::default();
         for (place, path) in found {
-            let usable = std::fs::metadata(&path)
+            let usable = fs::metadata(&path)
                 .ok()
                 .filter(|metadata| metadata.is_file() && fits(metadata.len(), segment_bytes))
                 .zip(read_generation(&path));
@@ -174,15 +173,19 @@ impl Preparer {
             #[cfg(test)]
             injected,
         });
-        let worker = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("raft-log-prepare".to_owned())
-            .spawn(move || worker.run())
-            .map_err(StoreError::io("start a thread for", dir))?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        // A simulation has no threads: what is ordered is done at once.
+        let thread = match cfg!(feature = "simulated") {
+            true => None,
+            false => {
+                let worker = Arc::clone(&shared);
+                let thread = std::thread::Builder::new()
+                    .name("raft-log-prepare".to_owned())
+                    .spawn(move || worker.run())
+                    .map_err(StoreError::io("start a thread for", dir))?;
+                Some(thread)
+            }
+        };
+        Ok(Self { shared, thread })
     }
 
     pub(crate) fn spare_switch(&self) -> SpareSwitch {
@@ -203,7 +206,8 @@ impl Preparer {
             from,
             to,
         });
-        self.shared.changed.notify_all();
+        drop(state);
+        self.shared.announce();
     }
 
     /// What became of a fill that has ended since the last call. With `wait`, a fill under way is
@@ -227,7 +231,8 @@ impl Preparer {
         };
         state.sparing = Some(place);
         state.orders.push_back(Order::Spare { place, bytes });
-        self.shared.changed.notify_all();
+        drop(state);
+        self.shared.announce();
     }
 
     /// Takes a spare segment: its path and size. When there is none but one is being made, that is
@@ -255,8 +260,7 @@ impl Preparer {
         let Some(place) = place.filter(|_| keeps) else {
             return Ok(false);
         };
-        std::fs::rename(path, self.shared.spare_path(place))
-            .map_err(StoreError::io("rename", path))?;
+        fs::rename(path, self.shared.spare_path(place)).map_err(StoreError::io("rename", path))?;
         state.spares.ready[usize::from(place)] = Some(bytes);
         Ok(true)
     }
@@ -301,6 +305,21 @@ impl Drop for Preparer {
 // === impl Shared ===
 
 impl Shared {
+    /// Has what was ordered done.
+    fn announce(&self) {
+        if !cfg!(feature = "simulated") {
+            self.changed.notify_all();
+            return;
+        }
+        loop {
+            let order = self.state.lock().orders.pop_front();
+            match order {
+                Some(order) => self.carry_out(order),
+                None => return,
+            }
+        }
+    }
+
     fn run(&self) {
         loop {
             let order = {
@@ -315,25 +334,29 @@ impl Shared {
                     }
                 }
             };
-            match order {
-                Order::Extend { path, from, to } => {
-                    let result = self.extend(&path, from, to);
-                    let mut state = self.state.lock();
-                    state.extending = false;
-                    state.extended = Some(result);
-                }
-                Order::Spare { place, bytes } => {
-                    let made = self.make_spare(place, bytes);
-                    if let Err(error) = &made {
-                        // Not fatal yet: the flusher tries again when it needs the space.
-                        warn!(error = %error, "cannot prepare a raft log segment");
-                    }
-                    let mut state = self.state.lock();
-                    state.sparing = None;
-                    state.spares.ready[usize::from(place)] = made.is_ok().then_some(bytes);
-                }
-            }
+            self.carry_out(order);
             self.changed.notify_all();
+        }
+    }
+
+    fn carry_out(&self, order: Order) {
+        match order {
+            Order::Extend { path, from, to } => {
+                let result = self.extend(&path, from, to);
+                let mut state = self.state.lock();
+                state.extending = false;
+                state.extended = Some(result);
+            }
+            Order::Spare { place, bytes } => {
+                let made = self.make_spare(place, bytes);
+                if let Err(error) = &made {
+                    // Not fatal yet: the flusher tries again when it needs the space.
+                    warn!(error = %error, "cannot prepare a raft log segment");
+                }
+                let mut state = self.state.lock();
+                state.sparing = None;
+                state.spares.ready[usize::from(place)] = made.is_ok().then_some(bytes);
+            }
         }
     }
 
@@ -376,9 +399,9 @@ impl Shared {
                 disk::write_zeros_past_cache(&temporary, &file, 0, bytes)?;
                 file.sync_data()
             })
-            .and_then(|()| std::fs::rename(&temporary, &path));
+            .and_then(|()| fs::rename(&temporary, &path));
         if made.is_err() {
-            let _ = std::fs::remove_file(&temporary);
+            let _ = fs::remove_file(&temporary);
         }
         made
     }

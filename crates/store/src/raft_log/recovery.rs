@@ -4,11 +4,11 @@
 //! so it is cut off and reported. Everything else that does not fit is damage: nothing is changed
 //! and the log is not opened.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memchr::memmem;
+use tidings_host::fs::{self, File};
 use tracing::{info, warn};
 
 use super::record::{
@@ -363,7 +363,7 @@ fn recover_segment(
         recovered.segments.last(),
         recovered.purged.as_ref(),
     )?;
-    let bytes = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
+    let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
     let scan = scan(&bytes, first).map_err(|(at, what)| StoreError::damaged(&path, at, what))?;
     let file = disk::open_existing(&path)?;
     let mut torn = None;
@@ -425,7 +425,7 @@ fn finish_truncation(dir: &Path, found: &mut Vec<(u64, PathBuf)>) -> Result<(), 
         disk::sync_dir(dir)?;
     }
     if let Some((first, path)) = found.last() {
-        let bytes = std::fs::read(path).map_err(StoreError::io("read", path))?;
+        let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
         // A suffix that is half overwritten looks damaged behind the cut; only what is before
         // the cut has to be whole.
         let scan =
@@ -470,7 +470,7 @@ fn finish_purge(
     // be read is left for recovery to judge.
     if surplus + 1 == found.len() {
         let (first, path) = &found[surplus];
-        let bytes = std::fs::read(path).map_err(StoreError::io("read", path))?;
+        let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
         if let Ok(scan) = scan(&bytes, *first)
             && scan.tail.as_ref().is_none_or(|tail| !tail.damage)
             && first.saturating_add(scan.offsets.len() as u64) <= purged.index.saturating_add(1)

@@ -1,16 +1,15 @@
 //! What the handles, the readers and the flusher of one log share.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use tidings_host::fs::{File, FileExt as _};
 
 use super::pace::Pace;
 use super::record::{LogId, LogRecord, RECORD_BYTES_MAX, RecordView};
@@ -32,6 +31,8 @@ pub(crate) struct Shared {
     work: Condvar,
     /// The queue has been taken.
     space: Condvar,
+    #[cfg(feature = "simulated")]
+    pub(crate) turn: super::simulated::Turn,
     #[cfg(test)]
     pub(crate) injected: Arc<super::tests::Injected>,
 }
@@ -137,6 +138,8 @@ impl Shared {
             }),
             work: Condvar::new(),
             space: Condvar::new(),
+            #[cfg(feature = "simulated")]
+            turn: super::simulated::Turn::default(),
             #[cfg(test)]
             injected: Arc::default(),
         }
@@ -171,7 +174,7 @@ impl Shared {
         state.queue.push_back(Op::Append { records, done });
         drop(state);
         if !direct {
-            self.work.notify_one();
+            self.notify();
         }
         Ok(direct)
     }
@@ -179,6 +182,8 @@ impl Shared {
     /// Has the thread look at the queue.
     pub(crate) fn notify(&self) {
         self.work.notify_one();
+        #[cfg(feature = "simulated")]
+        self.turn.take();
     }
 
     /// Queues an operation that is answered by a reply, or drops it when nobody would answer.

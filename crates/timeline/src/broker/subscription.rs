@@ -318,7 +318,7 @@ impl Subscription {
             self.broker.config.read_bytes
         };
         self.broker.history_reads.fetch_add(1, Ordering::Relaxed);
-        self.reading = Some(tokio::task::spawn_blocking(move || {
+        self.reading = Some(tidings_host::spawn_blocking(move || {
             let mut read = history.read(from, bytes_max, &digests)?;
             let wants_all = filter.is_everything()
                 || (!read.other_namespaces && filter.wants_default_namespace());
