@@ -6,7 +6,6 @@ use tokio::{
     sync::oneshot,
     time::{self, MissedTickBehavior},
 };
-use ulid::Ulid;
 
 use crate::{
     binding::Binding,
@@ -59,7 +58,7 @@ impl Lead {
         if self.machine.view.load().timeline.is_some() {
             return;
         }
-        let timeline = TimelineId(Ulid::generate().0);
+        let timeline = TimelineId(tidings_host::ulid().0);
         let mut group = CommandGroup::new();
         group.found(timeline);
         if self.propose(group).await {
