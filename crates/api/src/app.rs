@@ -5,12 +5,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, HeaderValue};
 use tidings_event::Timestamp;
 use tidings_timeline::{Stamper, StateView};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use ulid::Ulid;
 
 use crate::auth::Authorizer;
 use crate::closing::Closing;
 use crate::config::ApiConfig;
+use crate::history::DIGESTS_AT_ONCE_MAX;
 use crate::metrics::Metrics;
 use crate::timeline::Timeline;
 
@@ -62,6 +64,8 @@ pub(crate) struct App {
     /// Begun when the server shuts down: streams end by it.
     pub(crate) closing: Closing,
     pub(crate) started: Instant,
+    /// A permit for each comparison of the history that is being made.
+    pub(crate) digests: Semaphore,
 }
 
 impl App {
@@ -73,6 +77,7 @@ impl App {
             metrics: Arc::clone(&shared.metrics),
             closing: Closing::default(),
             started: shared.started,
+            digests: Semaphore::new(DIGESTS_AT_ONCE_MAX),
         }
     }
 

@@ -54,14 +54,15 @@ impl ApiError {
         self.code == "overloaded"
     }
 
+    /// Too much of something happens at once.
+    pub(crate) fn overloaded(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+            .retry_after(AWAY_RETRY)
+    }
+
     /// Too many bodies arrive at once.
     pub(crate) fn bodies_overloaded() -> ApiError {
-        ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            "too many requests are being received: send again later",
-        )
-        .retry_after(AWAY_RETRY)
+        ApiError::overloaded("too many requests are being received: send again later")
     }
 
     /// Too many streams are open.

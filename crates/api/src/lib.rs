@@ -6,6 +6,7 @@
 //!   /v1/event/stream, /v1/events   follow: lines, Server-Sent Events, WebSocket  ◀── Broker
 //!   /v1/events                     publish: JSON, lines, CloudEvents             ──▶ Timeline
 //!   /v1/state/…                    read and change entries, wait for changes     ◀─▶ both
+//!   /v1/history/digests            what servers compare
 //!   /v1/status, health, metrics, openapi.json
 //! ```
 //!
@@ -23,6 +24,7 @@ mod config;
 mod connection;
 mod error;
 mod go_text;
+mod history;
 #[cfg(test)]
 #[path = "../tests/api/memory_timeline.rs"]
 mod memory_timeline;

@@ -32,6 +32,7 @@ fn paths() -> Value {
             "put": put_entry(),
             "delete": delete_entry(),
         },
+        "/v1/history/digests": { "get": digests() },
         "/v1/status": {
             "get": plain("status", "How the server, its timeline and its storage are.",
                 "200", json_of("Status")),
@@ -352,6 +353,39 @@ fn delete_entry() -> Value {
     ))
 }
 
+fn digests() -> Value {
+    let index = || json!({ "type": "integer", "minimum": 1 });
+    let operation = json!({
+        "operationId": "digestHistory",
+        "summary": "Digests of this server's history, to compare it with that of others.",
+        "description": "A digest (SHA-256) for each step frames of from to to. An answer has at most 256 digests and costs bounded work: it covers what is up to To; ask again from To + 1 for the rest. Where digests of two servers differ, ask for that step again in smaller ones, down to one frame.",
+        "parameters": [
+            query("from", "The first frame; absent: the oldest.", index()),
+            query("to", "The last frame, inclusive; absent: the newest.", index()),
+            query("step", "Frames of one digest; absent: all of them in one.", index()),
+            query("of",
+                "checksums: of the CRC-32 of each line (4 bytes little-endian), as noted when it was written; lines: of the lines themselves, which are read and checked for that.",
+                json!({ "type": "string", "enum": ["checksums", "lines"], "default": "checksums" })),
+        ],
+        "responses": { "200": json_of("Digests") },
+    });
+    guarded(with_errors(
+        operation,
+        &[
+            ("400", "A parameter is wrong, or from is beyond to."),
+            (
+                "410",
+                "from is older than what is retained (index_gone); Error.Oldest says where it begins.",
+            ),
+            ("500", "The index of a segment is damaged."),
+            (
+                "503",
+                "Others compare already (overloaded); see Retry-After.",
+            ),
+        ],
+    ))
+}
+
 fn topic_parameter() -> Value {
     json!({ "name": "topic", "in": "path", "required": true, "schema": { "type": "string" } })
 }
@@ -523,6 +557,18 @@ fn schemas() -> Value {
         "CloudEvent": { "type": "object", "required": ["specversion", "id", "source", "type"],
             "properties": { "specversion": { "const": "1.0" }, "id": string(), "source": string(),
                 "type": string(), "subject": string(), "time": string(), "data": {} } },
+        "Digests": { "type": "object",
+            "required": ["Timeline", "Oldest", "Newest", "From", "To", "Step", "Of", "Digests", "Damaged"],
+            "properties": {
+                "Timeline": { "type": ["string", "null"] },
+                "Oldest": integer(), "Newest": integer(),
+                "From": integer(),
+                "To": { "type": "integer", "description": "The last frame that the digests cover." },
+                "Step": integer(), "Of": string(),
+                "Digests": { "type": "array", "maxItems": 256, "items": string() },
+                "Damaged": { "type": "array", "description": "Frames whose lines are not what was written; only of=lines looks.",
+                    "items": { "type": "object", "properties": { "Index": integer(), "Message": string() } } },
+            } },
         "Error": { "type": "object", "required": ["Error"],
             "properties": { "Error": { "type": "object", "required": ["Code", "Message"],
                 "properties": {

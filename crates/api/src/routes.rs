@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::app::App;
 use crate::auth::{Action, Denied};
 use crate::error::{ApiError, TextError};
-use crate::{publish, state, status, stream};
+use crate::{history, publish, state, status, stream};
 
 /// The one path that speaks as Nomad does, errors included.
 const NOMAD_STREAM: &str = "/v1/event/stream";
@@ -65,6 +65,12 @@ pub(crate) fn table() -> Vec<Route> {
             "/v1/state/{topic}/{*key}",
             Action::WriteState,
             || delete(state::delete),
+        ),
+        route(
+            Method::GET,
+            "/v1/history/digests",
+            Action::ReadStatus,
+            || get(history::digests),
         ),
         route(Method::GET, "/v1/status", Action::ReadStatus, || {
             get(status::status)

@@ -146,6 +146,33 @@ fn a_read_begins_anywhere_and_ends_on_a_line() {
 }
 
 #[test]
+fn checksums_are_those_of_the_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let batches = three_segments(dir.path());
+    let wanted: Vec<u32> = lines(&batches)
+        .split_inclusive(|&byte| byte == b'\n')
+        .map(crc32fast::hash)
+        .collect();
+    let history = open(dir.path());
+    let reader = history.reader();
+    for count_max in [1, 5, 100] {
+        let mut found = Vec::new();
+        while found.len() < 30 {
+            let next = Index(found.len() as u64 + 1);
+            let some = reader.checksums(next, count_max).unwrap();
+            assert!((1..=count_max).contains(&some.len()));
+            found.extend(some);
+        }
+        assert_eq!(found, wanted);
+    }
+    assert!(reader.checksums(Index(31), 1).unwrap().is_empty());
+    assert!(matches!(
+        reader.checksums(Index(0), 1),
+        Err(HistoryError::Gap { oldest: Index(1) })
+    ));
+}
+
+#[test]
 fn a_filtered_read_leaves_out_what_cannot_match() {
     let dir = tempfile::tempdir().unwrap();
     let mut frames = Frames::new();

@@ -25,7 +25,33 @@ pub trait HistoryReader: Send + Sync + 'static {
         bytes_max: usize,
         want: &DigestFilter,
     ) -> Result<HistoryRead, HistoryError>;
+
+    /// The CRC-32 of the lines from `from` on, each with its newline: at most `count_max` of them, and
+    /// at least one unless there is no such frame. Blocks.
+    ///
+    /// Whoever has noted them when the lines were written gives those, and does not look at the lines.
+    ///
+    /// # Errors
+    /// As [`read`](HistoryReader::read).
+    fn checksums(&self, from: Index, count_max: usize) -> Result<Vec<u32>, HistoryError> {
+        let mut checksums = Vec::new();
+        let mut next = from;
+        while checksums.len() < count_max {
+            let read = self.read(next, CHECKSUM_READ_BYTES, &DigestFilter::All)?;
+            if read.bytes.is_empty() {
+                break;
+            }
+            let lines = read.bytes.split_inclusive(|&byte| byte == b'\n');
+            checksums.extend(lines.map(crc32fast::hash));
+            next = read.next;
+        }
+        checksums.truncate(count_max);
+        Ok(checksums)
+    }
 }
+
+/// Read at once for the checksums of lines.
+const CHECKSUM_READ_BYTES: usize = 256 << 10;
 
 /// Frames as they were read.
 #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@
 // What helps the tests is test code as well, though clippy looks for the attribute only.
 #![allow(clippy::unwrap_used)]
 
+mod history;
 mod memory_timeline;
 mod publish;
 mod server;

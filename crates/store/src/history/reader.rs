@@ -128,6 +128,13 @@ impl HistoryReader for HistoryFiles {
             read => read,
         }
     }
+
+    fn checksums(&self, from: Index, count_max: usize) -> Result<Vec<u32>, HistoryError> {
+        match self.try_checksums(from.get(), count_max) {
+            Err(error) => Err(self.gap(from.get()).unwrap_or(error)),
+            read => read,
+        }
+    }
 }
 
 impl HistoryFiles {
@@ -251,6 +258,35 @@ impl HistoryFiles {
             next: Index(choice.next),
             other_namespaces: choice.other_namespaces,
         })
+    }
+
+    /// The checksums in the index of the segment that holds `from`.
+    fn try_checksums(&self, from: u64, count_max: usize) -> Result<Vec<u32>, HistoryError> {
+        let crcs = |first: u64, entries: &[IndexEntry]| {
+            let entries = entries.iter().skip((from - first) as usize);
+            entries.take(count_max).map(|entry| entry.crc).collect()
+        };
+        let segment = {
+            let table = self.table.read();
+            let active = &table.active;
+            let oldest = table.oldest();
+            if from < oldest {
+                return Err(HistoryError::Gap {
+                    oldest: Index(oldest),
+                });
+            }
+            if from >= active.first {
+                return Ok(crcs(active.first, &active.entries));
+            }
+            let at = table
+                .sealed
+                .partition_point(|segment| segment.next() <= from);
+            table.sealed.get(at).copied().ok_or(HistoryError::Gap {
+                oldest: Index(oldest),
+            })?
+        };
+        let entries = self.index(&segment, from)?;
+        Ok(crcs(segment.first, &entries))
     }
 
     /// The lines that were chosen, checked.

@@ -160,6 +160,11 @@ impl Broker {
         self.ring.newest()
     }
 
+    /// Where frames that are no longer in memory are read.
+    pub fn history(&self) -> Arc<dyn HistoryReader> {
+        Arc::clone(&self.history)
+    }
+
     /// Everything from `from` on that the filter lets through.
     pub fn subscribe(self: &Arc<Self>, filter: Filter, from: Index) -> Subscription {
         Subscription::new(Arc::clone(self), filter, from)
