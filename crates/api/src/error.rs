@@ -174,13 +174,22 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> ApiError {
         let status = match refusal {
             Refusal::NoEntry => StatusCode::NOT_FOUND,
-            Refusal::CasMismatch { .. } | Refusal::PartlyDuplicate { .. } => StatusCode::CONFLICT,
+            Refusal::CasMismatch { .. }
+            | Refusal::PartlyDuplicate { .. }
+            | Refusal::SenderGap { .. }
+            | Refusal::SenderForgotten { .. }
+            | Refusal::SenderAhead { .. } => StatusCode::CONFLICT,
+            Refusal::TooManySenders { .. } => StatusCode::INSUFFICIENT_STORAGE,
         };
         let error = ApiError::new(status, refusal.code(), refusal.to_string());
         match refusal {
             Refusal::CasMismatch { current, .. } => error.with("ModifyIndex", current),
             Refusal::PartlyDuplicate { index } => error.with("Index", index.get()),
-            Refusal::NoEntry => error,
+            Refusal::SenderGap { expected, .. } => error.with("Expected", expected),
+            Refusal::TooManySenders { .. } => error.retry_after(DISK_FULL_RETRY),
+            Refusal::NoEntry | Refusal::SenderForgotten { .. } | Refusal::SenderAhead { .. } => {
+                error
+            }
         }
     }
 }

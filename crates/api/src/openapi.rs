@@ -184,6 +184,12 @@ fn publish() -> Value {
     let operation = json!({
         "operationId": "publish",
         "summary": "Publish events.",
+        "parameters": [{
+            "name": "X-Tidings-Sender",
+            "in": "header",
+            "description": "ID EPOCH FIRST: a ULID, the microseconds since 1970 at which the sender's count began, and the number of the first transaction; each further one has the next. Every number is taken once and in order.",
+            "schema": { "type": "string" },
+        }],
         "description": "A transaction is all or nothing and becomes one frame. An Id given by the publisher makes a repeat recognisable: it is answered with the index of the first time. As application/x-ndjson each line is a transaction or one bare event, answered by a line each, in order, while further lines still arrive; a line that is refused does not end the stream, one that is too long does.",
         "requestBody": {
             "required": true,
@@ -209,7 +215,7 @@ fn publish() -> Value {
         &[
             (
                 "400",
-                "The body is not what it says, an event breaks a rule, or only some events bear an Id (some_ids).",
+                "The body is not what it says, an event breaks a rule, only some events bear an Id (some_ids), or X-Tidings-Sender is not understood (sender_invalid).",
             ),
             ("408", "The body stopped coming."),
             (

@@ -43,6 +43,7 @@ fn describe(app: &App) -> Value {
             "StateIndex": view.index.get(),
             "Entries": view.entries_len(),
             "DedupeIds": view.dedupe_ids,
+            "Senders": view.senders,
         },
         "Log": {
             "First": timeline.log_first,
@@ -119,6 +120,11 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
             "tidings_dedupe_ids",
             "Ids that repeats are known by.",
             view.dedupe_ids as u64,
+        ),
+        (
+            "tidings_senders",
+            "Agents and others whose numbers are remembered.",
+            view.senders as u64,
         ),
         (
             "tidings_raft_term",

@@ -9,6 +9,7 @@
 //!   5 seal
 //!   6 retain    oldest u64
 //!   7 found     timeline u128
+//!   8 numbered  sender u128 │ epoch u64 │ number u64 │ count u32 │ event …
 //! event    length u32 │ flags u8 │ keys u16 │ topic u64 │ namespace u64 │ [id u128] │ key u64 … │ body
 //! text     length u32 │ UTF-8
 //! ```
@@ -22,7 +23,7 @@ use ulid::ULID_LEN;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::codec::{Reader, Truncated, push_text};
-use crate::{Settings, Stamper, TimelineId};
+use crate::{SenderNumber, Settings, Stamper, TimelineId};
 
 /// Wire value: append only.
 mod tag {
@@ -33,6 +34,7 @@ mod tag {
     pub(super) const SEAL: u8 = 5;
     pub(super) const RETAIN: u8 = 6;
     pub(super) const FOUND: u8 = 7;
+    pub(super) const PUBLISH_NUMBERED: u8 = 8;
 }
 
 /// Wire value: append only. The event's Id was given by its publisher, so a repeat is looked for.
@@ -122,28 +124,26 @@ impl CommandGroup {
         limits: &Limits,
     ) -> Result<(), EventError> {
         self.command(tag::PUBLISH, |bytes| {
-            if events.is_empty() {
-                return Err(EventError::NoEvents);
-            }
-            if events.len() > limits.transaction_events {
-                return Err(EventError::TooManyEvents {
-                    limit: limits.transaction_events,
-                });
-            }
-            check_ids(events)?;
-            bytes.extend_from_slice(&(events.len() as u32).to_le_bytes());
-            let start = bytes.len();
-            for event in events {
-                push_event(event, stamper, limits, bytes)?;
-            }
-            let size = bytes.len() - start;
-            if size > limits.transaction_bytes {
-                return Err(EventError::TransactionTooLarge {
-                    bytes: size,
-                    limit: limits.transaction_bytes,
-                });
-            }
-            Ok(())
+            push_transaction(events, stamper, limits, bytes)
+        })
+    }
+
+    /// Adds a transaction that bears a number of its sender: it is taken when it is the next one.
+    ///
+    /// # Errors
+    /// As [`publish`](CommandGroup::publish).
+    pub fn publish_numbered(
+        &mut self,
+        of: SenderNumber,
+        events: &[NewEvent<'_>],
+        stamper: &mut Stamper,
+        limits: &Limits,
+    ) -> Result<(), EventError> {
+        self.command(tag::PUBLISH_NUMBERED, |bytes| {
+            bytes.extend_from_slice(&of.sender.to_le_bytes());
+            bytes.extend_from_slice(&of.epoch.to_le_bytes());
+            bytes.extend_from_slice(&of.number.to_le_bytes());
+            push_transaction(events, stamper, limits, bytes)
         })
     }
 
@@ -302,6 +302,36 @@ pub(crate) fn id_hash(id: &str) -> u128 {
     xxh3_128(id.as_bytes())
 }
 
+fn push_transaction(
+    events: &[NewEvent<'_>],
+    stamper: &mut Stamper,
+    limits: &Limits,
+    bytes: &mut Vec<u8>,
+) -> Result<(), EventError> {
+    if events.is_empty() {
+        return Err(EventError::NoEvents);
+    }
+    if events.len() > limits.transaction_events {
+        return Err(EventError::TooManyEvents {
+            limit: limits.transaction_events,
+        });
+    }
+    check_ids(events)?;
+    bytes.extend_from_slice(&(events.len() as u32).to_le_bytes());
+    let start = bytes.len();
+    for event in events {
+        push_event(event, stamper, limits, bytes)?;
+    }
+    let size = bytes.len() - start;
+    if size > limits.transaction_bytes {
+        return Err(EventError::TransactionTooLarge {
+            bytes: size,
+            limit: limits.transaction_bytes,
+        });
+    }
+    Ok(())
+}
+
 fn push_event(
     event: &NewEvent<'_>,
     stamper: &mut Stamper,
@@ -343,13 +373,21 @@ fn push_event(
 
 /// A command as it is applied, borrowed from its batch.
 pub(crate) enum Command<'a> {
-    Publish { events: Events<'a> },
+    Publish {
+        /// Its sender's number, when it bears one.
+        of: Option<SenderNumber>,
+        events: Events<'a>,
+    },
     PutEntry(Change<'a>),
     DeleteEntry(Change<'a>),
     ChangeSettings(&'a [u8]),
     Seal,
-    Retain { oldest: Index },
-    Found { timeline: TimelineId },
+    Retain {
+        oldest: Index,
+    },
+    Found {
+        timeline: TimelineId,
+    },
 }
 
 pub(crate) struct Change<'a> {
@@ -449,18 +487,19 @@ pub(crate) fn read_command<'a>(reader: &mut Reader<'a>) -> Result<Option<Command
     let body = reader.take(length)?;
     let mut reader = Reader::new(body);
     let command = match tag {
-        tag::PUBLISH => {
-            let count = reader.u32()?;
-            let bytes = &body[4..];
-            let mut events = Reader::new(bytes);
-            for _ in 0..count {
-                EncodedEvent::read(&mut events)?;
-            }
-            if count == 0 || !events.is_empty() {
-                return Err(Truncated);
-            }
+        tag::PUBLISH => Command::Publish {
+            of: None,
+            events: read_transaction(body)?,
+        },
+        tag::PUBLISH_NUMBERED => {
+            let of = SenderNumber {
+                sender: reader.u128()?,
+                epoch: reader.u64()?,
+                number: reader.u64()?,
+            };
             Command::Publish {
-                events: Events { count, bytes },
+                of: Some(of),
+                events: read_transaction(&body[16 + 8 + 8..])?,
             }
         }
         tag::PUT_ENTRY => Command::PutEntry(read_change(&mut reader)?),
@@ -476,6 +515,19 @@ pub(crate) fn read_command<'a>(reader: &mut Reader<'a>) -> Result<Option<Command
         _ => return Err(Truncated),
     };
     Ok(Some(command))
+}
+
+fn read_transaction(body: &[u8]) -> Result<Events<'_>, Truncated> {
+    let count = Reader::new(body).u32()?;
+    let bytes = &body[4..];
+    let mut events = Reader::new(bytes);
+    for _ in 0..count {
+        EncodedEvent::read(&mut events)?;
+    }
+    if count == 0 || !events.is_empty() {
+        return Err(Truncated);
+    }
+    Ok(Events { count, bytes })
 }
 
 fn read_change<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, Truncated> {

@@ -9,9 +9,11 @@ pub enum Outcome {
         /// Of the frame.
         index: Index,
     },
-    /// The transaction had been published before, under the same Ids.
+    /// The transaction had been published before, under the same Ids or the same number of its
+    /// sender.
     Duplicate {
-        /// Of the first time.
+        /// Of the first time. [`Index::ZERO`] for a number so long ago that its index is not
+        /// remembered.
         index: Index,
     },
     /// The entry was written.
@@ -66,6 +68,40 @@ pub enum Refusal {
         /// Where the first known one is.
         index: Index,
     },
+    /// What is between was not taken, and never could be after this.
+    #[error(
+        "transaction {number} of the sender's epoch comes before its transaction {expected}: send all from {expected} on, or begin a new epoch with 1"
+    )]
+    SenderGap {
+        /// The next number.
+        expected: u64,
+        /// The one that came.
+        number: u64,
+    },
+    /// It may have been taken already by those who have forgotten.
+    #[error(
+        "the sender is not known (any more) and its epoch {epoch} began too long ago to be sure that nothing of it was taken: begin a new epoch, by a clock that is right"
+    )]
+    SenderForgotten {
+        /// When it began, in microseconds since 1970.
+        epoch: u64,
+    },
+    /// The sender's clock is wrong.
+    #[error(
+        "the sender's epoch {epoch} is in the future, more than a day: set its clock, then begin a new epoch"
+    )]
+    SenderAhead {
+        /// When it is to begin, in microseconds since 1970.
+        epoch: u64,
+    },
+    /// No more can be remembered.
+    #[error(
+        "{limit} senders are remembered, as many as are allowed: one is forgotten when it was silent for 30 days"
+    )]
+    TooManySenders {
+        /// How many.
+        limit: u64,
+    },
 }
 
 impl Refusal {
@@ -75,6 +111,10 @@ impl Refusal {
             Refusal::CasMismatch { .. } => "cas_mismatch",
             Refusal::NoEntry => "no_entry",
             Refusal::PartlyDuplicate { .. } => "partly_duplicate",
+            Refusal::SenderGap { .. } => "sender_gap",
+            Refusal::SenderForgotten { .. } => "sender_forgotten",
+            Refusal::SenderAhead { .. } => "sender_ahead",
+            Refusal::TooManySenders { .. } => "too_many_senders",
         }
     }
 }

@@ -66,6 +66,8 @@ pub struct StateView {
     pub settings: Arc<Settings>,
     /// Ids in the dedupe window.
     pub dedupe_ids: usize,
+    /// Senders whose numbers are remembered.
+    pub senders: usize,
     pub(crate) entries: Entries,
     pub(crate) topics: TopicIndexes,
 }

@@ -10,6 +10,7 @@ use crate::command::{Change, Command, Events, read_command};
 use crate::dedupe::{DedupeWindow, Remembered};
 use crate::frame_batch::{FrameBatch, FrameBatchBuilder};
 use crate::outcome::{Outcome, Refusal};
+use crate::senders::{SenderNumber, Senders, SendersRecord};
 use crate::state::{Entries, Entry, EntryName, StateView, TopicIndexes};
 use crate::{Settings, TimelineId};
 
@@ -23,6 +24,7 @@ pub struct StateMachine {
     entries: Entries,
     topics: TopicIndexes,
     dedupe: DedupeWindow,
+    senders: Senders,
     /// Bytes in the newest segment, which decide when it is sealed.
     segment_bytes: u64,
 }
@@ -56,7 +58,7 @@ pub enum ApplyError {
 #[derive(Debug, Error)]
 pub enum RestoreError {
     /// Written by another version.
-    #[error("the snapshot has version {found}, this program reads version 1")]
+    #[error("the snapshot has version {found}, this program reads versions 1 and 2")]
     Version {
         /// The version found.
         found: u8,
@@ -71,6 +73,9 @@ pub enum RestoreError {
 
 /// Wire value: append only.
 const SNAPSHOT_VERSION: u8 = 1;
+/// Wire value: append only. The same, and behind it the senders. It is written only when there are
+/// some, so that a server of the version before reads what it can.
+const SNAPSHOT_VERSION_SENDERS: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
@@ -95,6 +100,7 @@ impl StateMachine {
             entries: Entries::new_sync(),
             topics: TopicIndexes::new_sync(),
             dedupe: DedupeWindow::default(),
+            senders: Senders::default(),
             segment_bytes: 0,
         }
     }
@@ -117,6 +123,7 @@ impl StateMachine {
             timeline: self.timeline,
             settings: Arc::clone(&self.settings),
             dedupe_ids: self.dedupe.len(),
+            senders: self.senders.len(),
             entries: self.entries.clone(),
             topics: self.topics.clone(),
         })
@@ -154,6 +161,7 @@ impl StateMachine {
             self.settings.dedupe_age_s,
             batch.time,
         );
+        self.senders.sweep(batch.time);
         if !frames.is_empty() {
             let frames = frames.finish(batch.time);
             self.segment_bytes += frames.bytes.len() as u64;
@@ -178,7 +186,11 @@ impl StateMachine {
         applied: &mut Applied,
     ) -> Result<Outcome, Unreadable> {
         Ok(match command {
-            Command::Publish { events } => self.publish(events, time, frames),
+            Command::Publish { of: None, events } => self.publish(events, time, frames),
+            Command::Publish {
+                of: Some(of),
+                events,
+            } => self.publish_numbered(of, events, time, frames),
             Command::PutEntry(change) => self.put_entry(change, time, frames),
             Command::DeleteEntry(change) => self.delete_entry(change, frames),
             Command::ChangeSettings(json) => {
@@ -204,6 +216,22 @@ impl StateMachine {
                 Outcome::Done
             }
         })
+    }
+
+    fn publish_numbered(
+        &mut self,
+        of: SenderNumber,
+        events: Events<'_>,
+        time: Timestamp,
+        frames: &mut FrameBatchBuilder,
+    ) -> Outcome {
+        if let Err(outcome) = self.senders.admit(of, time) {
+            return outcome;
+        }
+        // One that is refused for its Ids has had its turn, too.
+        let outcome = self.publish(events, time, frames);
+        self.senders.take(of, outcome.index(), time);
+        outcome
     }
 
     fn publish(
@@ -299,8 +327,12 @@ impl StateMachine {
                 .collect(),
             dedupe: self.dedupe.iter().copied().collect(),
         };
-        postcard::to_extend(&snapshot, vec![SNAPSHOT_VERSION])
-            .expect("plain data is always encoded into memory")
+        let plain = "plain data is always encoded into memory";
+        if self.senders.len() == 0 {
+            return postcard::to_extend(&snapshot, vec![SNAPSHOT_VERSION]).expect(plain);
+        }
+        let bytes = postcard::to_extend(&snapshot, vec![SNAPSHOT_VERSION_SENDERS]).expect(plain);
+        postcard::to_extend(&self.senders.record(), bytes).expect(plain)
     }
 
     /// The state that [`StateMachine::snapshot`] told of.
@@ -309,11 +341,19 @@ impl StateMachine {
     /// When the bytes are of another version or make no sense.
     pub fn restore(bytes: &[u8]) -> Result<StateMachine, RestoreError> {
         let (version, bytes) = bytes.split_first().ok_or(RestoreError::Empty)?;
-        if *version != SNAPSHOT_VERSION {
+        if !matches!(*version, SNAPSHOT_VERSION | SNAPSHOT_VERSION_SENDERS) {
             return Err(RestoreError::Version { found: *version });
         }
-        let snapshot: Snapshot = postcard::from_bytes(bytes).map_err(RestoreError::Decode)?;
+        let (snapshot, rest): (Snapshot, &[u8]) =
+            postcard::take_from_bytes(bytes).map_err(RestoreError::Decode)?;
+        let senders = match *version {
+            SNAPSHOT_VERSION => Senders::default(),
+            _ => postcard::from_bytes::<SendersRecord>(rest)
+                .map_err(RestoreError::Decode)?
+                .into(),
+        };
         let mut machine = StateMachine::new(snapshot.settings);
+        machine.senders = senders;
         machine.timeline = snapshot.timeline;
         machine.index = snapshot.index;
         machine.oldest = snapshot.oldest;

@@ -10,11 +10,17 @@ use crate::error::ApiError;
 /// `application/cloudevents+json`: one CloudEvent, in structured mode.
 pub(crate) async fn publish(app: &App, body: Body) -> Result<Published, ApiError> {
     let body = read_body(app, body, app.config.publish.body_bytes).await?;
-    publish_one(app, || from_cloudevent(&body).map(|event| vec![event])).await
+    publish_one(app, None, || {
+        from_cloudevent(&body).map(|event| vec![event])
+    })
+    .await
 }
 
 /// `application/cloudevents-batch+json`: a list of CloudEvents, which becomes one transaction.
 pub(crate) async fn publish_batch(app: &App, body: Body) -> Result<Published, ApiError> {
     let body = read_body(app, body, app.config.publish.body_bytes).await?;
-    publish_one(app, || from_cloudevent_batch(&body, &app.config.limits)).await
+    publish_one(app, None, || {
+        from_cloudevent_batch(&body, &app.config.limits)
+    })
+    .await
 }

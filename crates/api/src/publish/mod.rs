@@ -4,6 +4,7 @@ mod answer;
 mod cloudevents;
 mod json;
 mod ndjson;
+mod sender;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::metrics::Buffered;
 pub(crate) use answer::json_response;
+use sender::sender_of;
 
 /// The media types that are understood, for the answer to others.
 const ACCEPTED: &str = "application/json, application/x-ndjson, application/cloudevents+json, application/cloudevents-batch+json";
@@ -28,13 +30,21 @@ const ACCEPTED: &str = "application/json, application/x-ndjson, application/clou
 /// `POST /v1/events`.
 pub(crate) async fn publish(State(app): State<Arc<App>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    let sender = match sender_of(&parts.headers) {
+        Ok(sender) => sender,
+        Err(error) => return error.into_response(),
+    };
     let result = match media_type(&parts.headers).as_deref() {
-        Some("application/json") => json::publish(&app, body).await,
+        Some("application/json") => json::publish(&app, sender, body).await,
+        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
+            return ndjson::publish(app, &parts.headers, sender, body).await;
+        }
+        _ if sender.is_some() => Err(ApiError::bad_request(
+            "sender_invalid",
+            "X-Tidings-Sender goes with transactions: send application/json or application/x-ndjson",
+        )),
         Some("application/cloudevents+json") => cloudevents::publish(&app, body).await,
         Some("application/cloudevents-batch+json") => cloudevents::publish_batch(&app, body).await,
-        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
-            return ndjson::publish(app, &parts.headers, body).await;
-        }
         other => Err(unsupported(other)),
     };
     result.map_or_else(IntoResponse::into_response, IntoResponse::into_response)

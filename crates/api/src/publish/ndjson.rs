@@ -11,10 +11,11 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use tidings_event::NewEvent;
-use tidings_timeline::{CommandGroup, Commands, Outcome, Stamper};
+use tidings_timeline::{CommandGroup, Commands, Outcome, SenderNumber, Stamper};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::answer::Published;
+use super::sender;
 use crate::app::{self, App};
 use crate::closing::ClosingWatch;
 use crate::error::ApiError;
@@ -30,9 +31,14 @@ const GROUP_LINES: usize = 8_192;
 
 /// `application/x-ndjson`: a transaction a line, answered a line each, in order, while further
 /// lines still arrive.
-pub(crate) async fn publish(app: Arc<App>, headers: &HeaderMap, body: Body) -> Response {
+pub(crate) async fn publish(
+    app: Arc<App>,
+    headers: &HeaderMap,
+    sender: Option<SenderNumber>,
+    body: Body,
+) -> Response {
     let expects = headers.contains_key(header::EXPECT);
-    let mut answers = Answers::new(app, body);
+    let mut answers = Answers::new(app, sender, body);
     if expects {
         // The client wants to be told to go on before it sends anything: that is done by the
         // first read, and only as long as no answer has begun.
@@ -66,6 +72,8 @@ struct Answers {
     line_began: Option<Instant>,
     /// Set when the sender first pauses within a line; it may be early, never late.
     line_timer: Option<Pin<Box<Sleep>>>,
+    /// The number of the next line, when the lines bear some.
+    sender: Option<SenderNumber>,
     stamper: Stamper,
     /// What is being gathered.
     group: CommandGroup,
@@ -106,13 +114,14 @@ struct Waiting {
 }
 
 impl Answers {
-    fn new(app: Arc<App>, body: Body) -> Answers {
+    fn new(app: Arc<App>, sender: Option<SenderNumber>, body: Body) -> Answers {
         Answers {
             incoming: Some(body),
             partial: BytesMut::new(),
             buffered: Buffered::nothing(&app.metrics),
             line_began: None,
             line_timer: None,
+            sender,
             stamper: app.stamper(),
             group: CommandGroup::new(),
             group_bytes: 0,
@@ -253,8 +262,14 @@ impl Answers {
             self.group.reserve(self.group_bytes);
         }
         let limits = &self.app.config.limits;
-        let taken = NewEvent::parse_line(line, limits)
-            .and_then(|events| self.group.publish(&events, &mut self.stamper, limits));
+        let taken = NewEvent::parse_line(line, limits).and_then(|events| match self.sender {
+            None => self.group.publish(&events, &mut self.stamper, limits),
+            Some(of) => self
+                .group
+                .publish_numbered(of, &events, &mut self.stamper, limits),
+        });
+        // A line that is refused has its number, too.
+        self.sender = self.sender.map(sender::next);
         self.slots.push(match taken {
             Ok(()) => Slot::Outcome,
             Err(error) => {

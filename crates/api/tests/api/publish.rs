@@ -60,6 +60,51 @@ async fn a_transaction_is_one_frame_and_a_repeat_is_known() {
 }
 
 #[tokio::test]
+async fn numbers_of_a_sender_make_a_repeat_known_and_a_hole_refused() {
+    let server = Server::start().await;
+    // The time of the timeline that tests have.
+    let epoch = 1_700_000_000_000_000_u64;
+    let post = async |kind, first: u64, body: &str| {
+        let sender = format!("01K0000000000000000000000A {epoch} {first}");
+        let headers = [kind, ("x-tidings-sender", sender.as_str())];
+        let path = "/v1/events";
+        server
+            .request("POST", path, &headers, body.as_bytes())
+            .await
+    };
+    let line = |key: u64| format!("{{\"Topic\":\"T\",\"Type\":\"A\",\"Key\":\"{key}\"}}\n");
+    let first = post(JSON, 1, &line(1)).await;
+    assert_eq!((first.status, first.text()), (200, "{\"Index\":1}\n"));
+    // A blank line has no number, one that is refused has.
+    let lines = format!("{}\n{}nonsense\n{}", line(1), line(2), line(4));
+    let answer = post(LINES, 1, &lines).await;
+    let answers: Vec<Value> = answer
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(answers[0], json!({"Index": 1, "Duplicate": true}));
+    assert_eq!(answers[1], json!({"Index": 2}));
+    assert_eq!(answers[2]["Error"]["Code"], "malformed_json");
+    assert_eq!(answers[3]["Error"]["Code"], "sender_gap");
+    let gap = post(JSON, 4, &line(4)).await;
+    assert_eq!((gap.status, gap.code().as_str()), (409, "sender_gap"));
+    assert_eq!(gap.json()["Error"]["Expected"], 3);
+    let status = server.get("/v1/status").await.json();
+    assert!(status.to_string().contains("\"Senders\":1"), "{status}");
+
+    let cloud = ("content-type", "application/cloudevents+json");
+    for (kind, sender) in [(JSON, "me 1 1"), (cloud, "01K0000000000000000000000A 1 1")] {
+        let headers = [kind, ("x-tidings-sender", sender)];
+        let refused = server.request("POST", "/v1/events", &headers, b"{}").await;
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (400, "sender_invalid")
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_said() {
     let server = Server::with(|config| {
         config.limits = Limits {

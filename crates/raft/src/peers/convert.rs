@@ -307,6 +307,12 @@ fn outcome_record(outcome: Outcome) -> OutcomeRecord {
             Refusal::PartlyDuplicate { index } => {
                 OutcomeRecord::PartlyDuplicate { index: index.get() }
             }
+            Refusal::SenderGap { expected, number } => {
+                OutcomeRecord::SenderGap { expected, number }
+            }
+            Refusal::SenderForgotten { epoch } => OutcomeRecord::SenderForgotten { epoch },
+            Refusal::SenderAhead { epoch } => OutcomeRecord::SenderAhead { epoch },
+            Refusal::TooManySenders { limit } => OutcomeRecord::TooManySenders { limit },
         },
     }
 }
@@ -331,6 +337,12 @@ fn outcome_of(record: OutcomeRecord) -> Outcome {
             refused(Refusal::CasMismatch { expected, current })
         }
         OutcomeRecord::NoEntry => refused(Refusal::NoEntry),
+        OutcomeRecord::SenderGap { expected, number } => {
+            refused(Refusal::SenderGap { expected, number })
+        }
+        OutcomeRecord::SenderForgotten { epoch } => refused(Refusal::SenderForgotten { epoch }),
+        OutcomeRecord::SenderAhead { epoch } => refused(Refusal::SenderAhead { epoch }),
+        OutcomeRecord::TooManySenders { limit } => refused(Refusal::TooManySenders { limit }),
         OutcomeRecord::PartlyDuplicate { index } => refused(Refusal::PartlyDuplicate {
             index: Index(index),
         }),
@@ -433,6 +445,13 @@ mod tests {
             })),
             Outcome::Refused(Box::new(Refusal::NoEntry)),
             Outcome::Refused(Box::new(Refusal::PartlyDuplicate { index })),
+            Outcome::Refused(Box::new(Refusal::SenderGap {
+                expected: 1,
+                number: 3,
+            })),
+            Outcome::Refused(Box::new(Refusal::SenderForgotten { epoch: 4 })),
+            Outcome::Refused(Box::new(Refusal::SenderAhead { epoch: 5 })),
+            Outcome::Refused(Box::new(Refusal::TooManySenders { limit: 6 })),
         ];
         let results = [
             Ok(outcomes),

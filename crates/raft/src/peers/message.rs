@@ -196,6 +196,10 @@ pub(crate) enum OutcomeRecord {
     CasMismatch { expected: u64, current: u64 },
     NoEntry,
     PartlyDuplicate { index: u64 },
+    SenderGap { expected: u64, number: u64 },
+    SenderForgotten { epoch: u64 },
+    SenderAhead { epoch: u64 },
+    TooManySenders { limit: u64 },
 }
 
 /// Asks the leader to take the server that speaks into the cluster.
@@ -375,8 +379,17 @@ mod tests {
                 },
                 OutcomeRecord::NoEntry,
                 OutcomeRecord::PartlyDuplicate { index: 7 },
+                OutcomeRecord::SenderGap {
+                    expected: 8,
+                    number: 9,
+                },
+                OutcomeRecord::SenderForgotten { epoch: 1 },
+                OutcomeRecord::SenderAhead { epoch: 2 },
+                OutcomeRecord::TooManySenders { limit: 3 },
             ]),
-            &[0, 8, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7],
+            &[
+                0, 12, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 1, 10, 2, 11, 3,
+            ],
         );
         pinned(Proposed::Overloaded { retry_after_ms: 1 }, &[1, 1]);
         pinned(
