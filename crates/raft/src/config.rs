@@ -120,9 +120,11 @@ pub struct DiskLimits {
     pub free_space: Option<FreeSpace>,
     /// Log bytes after which a snapshot is made and the log before it let go.
     pub snapshot_log_bytes: u64,
-    /// Entries before a snapshot that stay in the log, for followers that are nearly up to date. With
-    /// peers at least 4096.
+    /// Entries before a snapshot that stay in the log of a server that stands alone.
     pub log_entries_kept: u64,
+    /// The same with peers: one that needs older entries is sent the snapshot and the history, which
+    /// a restart should not come to.
+    pub log_entries_kept_for_peers: u64,
     /// How often the leader looks at what retention allows.
     pub retention_interval: Duration,
 }
@@ -134,6 +136,7 @@ impl Default for DiskLimits {
             free_space: None,
             snapshot_log_bytes: 256 * MIB as u64,
             log_entries_kept: 64,
+            log_entries_kept_for_peers: 4096,
             retention_interval: Duration::from_secs(10),
         }
     }

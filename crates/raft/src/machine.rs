@@ -1,5 +1,6 @@
 use std::{
-    io,
+    fmt, io,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -17,9 +18,13 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use tidings_event::{Index, Timestamp};
-use tidings_store::{History, PendingSeal, SnapshotStore, StoreError};
+use tidings_store::{
+    History, HistoryConfig, Incoming, IncomingError, PendingSeal, SnapshotStore, StoreError,
+    VerifyOnStart,
+};
 use tidings_timeline::{
-    Applied, ApplyError, Batch, Broker, BrokerConfig, Outcome, StateMachine, StateView,
+    Applied, ApplyError, Batch, Broker, BrokerConfig, Outcome, RestoreError, StateMachine,
+    StateView,
 };
 use tokio::{
     runtime::Handle,
@@ -33,6 +38,7 @@ use crate::{
     error::chain,
     fault::Fault,
     log::Log,
+    peers::Gathering,
     space::Space,
 };
 
@@ -80,6 +86,14 @@ pub(crate) struct MachineShared {
     snapshot_underway: AtomicBool,
     /// Bytes that must be free for the snapshot that was put off; 0 when none was.
     snapshot_needs: AtomicU64,
+    /// Held by who writes a snapshot or installs one: the two may come together.
+    snapshot_writing: Mutex<()>,
+    history_dir: PathBuf,
+    /// A snapshot that the leader sends, as far as it has come.
+    pub gathering: Mutex<Gathering>,
+    /// Bytes of snapshots and their history that went to other servers, and came from them.
+    pub snapshot_bytes_sent: AtomicU64,
+    pub snapshot_bytes_received: AtomicU64,
 }
 
 /// Re-applying what the log has after the snapshot.
@@ -95,10 +109,35 @@ struct Replay {
 pub(crate) struct SnapshotState {
     pub frame: Index,
     pub state: Bytes,
+    /// There when the leader's history has come as well, and waits to be put in its place.
+    pub prepared: Option<Arc<Prepared>>,
+}
+
+/// A leader's state, decoded, whose history is gathered and checked.
+pub(crate) struct Prepared {
+    timeline: Mutex<Option<StateMachine>>,
+    pub state: Bytes,
+}
+
+impl Prepared {
+    pub fn new(timeline: StateMachine, state: Bytes) -> Prepared {
+        Prepared {
+            timeline: Mutex::new(Some(timeline)),
+            state,
+        }
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a state of {} bytes", self.state.len())
+    }
 }
 
 /// What a machine is made of beside the state.
 pub(crate) struct MachineFiles {
+    pub data_dir: PathBuf,
+    pub history_dir: PathBuf,
     pub history: History,
     pub snapshots: SnapshotStore,
     pub log: Log,
@@ -112,6 +151,8 @@ pub(crate) struct MachineFiles {
 impl MachineShared {
     fn new(view: Arc<StateView>, snapshot: Option<SnapshotHead>, files: MachineFiles) -> Self {
         let MachineFiles {
+            data_dir,
+            history_dir,
             history,
             snapshots,
             log,
@@ -138,6 +179,11 @@ impl MachineShared {
             newest_time: AtomicI64::new(Timestamp::MIN.as_unix_micros()),
             snapshot_underway: AtomicBool::new(false),
             snapshot_needs: AtomicU64::new(0),
+            snapshot_writing: Mutex::default(),
+            gathering: Mutex::new(Gathering::new(Incoming::new(&data_dir))),
+            history_dir,
+            snapshot_bytes_sent: AtomicU64::new(0),
+            snapshot_bytes_received: AtomicU64::new(0),
         }
     }
 
@@ -214,7 +260,12 @@ impl MachineShared {
 
     /// Writes a snapshot. Blocks until it and the history up to it are on the disk.
     fn write_snapshot(&self, head: &SnapshotHead, state: &[u8]) -> Result<(), SnapshotError> {
+        let _writing = self.snapshot_writing.lock();
         self.check_sound()?;
+        if self.last_snapshot.lock().as_ref().map(|last| last.last) > Some(head.last) {
+            // A leader's was installed meanwhile: this one is of a history that is gone.
+            return Ok(());
+        }
         // The history first: from the snapshot on, it cannot be made again from the log. Without the
         // lock: appending goes on meanwhile.
         let unsynced = self.history.lock().unsynced();
@@ -229,6 +280,36 @@ impl MachineShared {
                 false => SnapshotError::Store(error),
             })?;
         *self.last_snapshot.lock() = Some(head.clone());
+        Ok(())
+    }
+
+    /// Puts a leader's history and state in the place of the own. Blocks.
+    fn install(&self, head: &SnapshotHead, state: &[u8]) -> Result<(), SnapshotError> {
+        let _writing = self.snapshot_writing.lock();
+        self.check_sound()?;
+        let index = head.last.map_or(0, |last| last.index);
+        let meta = codec::encode_snapshot_head(head)?;
+        // Whoever still copies from it must not remove what is another's from now on.
+        self.history.lock().abandon();
+        self.gathering
+            .lock()
+            .incoming
+            .install(index, &meta, state)?;
+        self.snapshots.remove_old()?;
+        let config = HistoryConfig {
+            verify: VerifyOnStart::Tail,
+            durable_to: Some(head.frame),
+        };
+        let (mut history, _) = History::open(&self.history_dir, config)?;
+        history.cut_after(head.frame)?;
+        if let Some(newest) = history.segments().last() {
+            let time = newest.last_time.as_unix_micros();
+            self.newest_time.fetch_max(time, Ordering::Relaxed);
+        }
+        *self.history.lock() = history;
+        *self.last_snapshot.lock() = Some(head.clone());
+        self.log
+            .set_bytes_since_snapshot(self.log.store().bytes_since(index));
         Ok(())
     }
 }
@@ -254,6 +335,12 @@ enum SnapshotError {
     NoRoom(#[source] StoreError),
     #[error("cannot read the snapshot's head")]
     Head(#[from] codec::CodecError),
+    #[error("cannot put what the leader has sent in its place")]
+    Incoming(#[from] IncomingError),
+    #[error("cannot decode the state")]
+    State(#[from] RestoreError),
+    #[error("a state was to be installed twice")]
+    Twice,
 }
 
 impl Machine {
@@ -428,11 +515,10 @@ impl RaftStateMachine<Binding> for Machine {
         }
     }
 
-    /// Replaces the state by a leader's.
+    /// Replaces the state by a leader's, and the history by the one that was gathered.
     ///
-    /// The history is cut to the frame that the snapshot ends at. It must reach that far: its
-    /// segments are copied as files before the snapshot that stands on them is installed. Where
-    /// they were not, the server stops instead of serving a history with a hole.
+    /// Without one the own history is cut to the frame that the snapshot ends at, and must reach that
+    /// far.
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMetaOf<Binding>,
@@ -443,22 +529,36 @@ impl RaftStateMachine<Binding> for Machine {
             members: meta.last_membership.clone(),
             frame: snapshot.frame,
         };
-        let timeline = StateMachine::restore(&snapshot.state).map_err(io::Error::other)?;
         let shared = self.shared.clone();
-        let written = tidings_host::spawn_blocking({
+        // Whoever reads comes back, to what will be there then.
+        shared.broker.load().close();
+        let installed = tidings_host::spawn_blocking({
             let head = head.clone();
-            move || {
-                shared.history.lock().cut_after(head.frame)?;
-                shared.write_snapshot(&head, &snapshot.state)
+            move || match snapshot.prepared {
+                Some(prepared) => {
+                    let timeline = prepared.timeline.lock().take();
+                    let timeline = timeline.ok_or(SnapshotError::Twice)?;
+                    shared.install(&head, &snapshot.state)?;
+                    Ok(timeline)
+                }
+                None => {
+                    let timeline = StateMachine::restore(&snapshot.state)?;
+                    shared.history.lock().cut_after(head.frame)?;
+                    shared.write_snapshot(&head, &snapshot.state)?;
+                    Ok(timeline)
+                }
             }
         });
-        let written = written.await.map_err(io::Error::other)?;
-        if let Err(error) = written {
-            self.shared
-                .fault
-                .raise(format!("cannot install a snapshot: {}", chain(&error)));
-            return Err(io::Error::other(error));
-        }
+        let installed: Result<_, SnapshotError> = installed.await.map_err(io::Error::other)?;
+        let timeline = match installed {
+            Ok(timeline) => timeline,
+            Err(error) => {
+                self.shared
+                    .fault
+                    .raise(format!("cannot install a snapshot: {}", chain(&error)));
+                return Err(io::Error::other(error));
+            }
+        };
         self.timeline = timeline;
         self.applied = head.last;
         self.members = head.members;
@@ -481,7 +581,7 @@ impl RaftStateMachine<Binding> for Machine {
     }
 }
 
-fn snapshot_of(head: SnapshotHead, state: Bytes) -> SnapshotOf<Binding, SnapshotState> {
+pub(crate) fn snapshot_of(head: SnapshotHead, state: Bytes) -> SnapshotOf<Binding, SnapshotState> {
     SnapshotOf::<Binding, SnapshotState> {
         meta: SnapshotMetaOf::<Binding> {
             last_log_id: head.last,
@@ -490,6 +590,7 @@ fn snapshot_of(head: SnapshotHead, state: Bytes) -> SnapshotOf<Binding, Snapshot
         snapshot: SnapshotState {
             frame: head.frame,
             state,
+            prepared: None,
         },
     }
 }

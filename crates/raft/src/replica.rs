@@ -461,6 +461,8 @@ impl Replica {
             frames_applied: read(&machine.frames_applied),
             log_bytes: machine.log.bytes_appended(),
             log_bytes_since_snapshot: machine.log.bytes_since_snapshot(),
+            snapshot_bytes_sent: read(&machine.snapshot_bytes_sent),
+            snapshot_bytes_received: read(&machine.snapshot_bytes_received),
             refused_disk_full: read(&counters.refused_disk_full),
             disk_free: machine.space.free(),
             disk_reserve: machine.space.reserve(),

@@ -25,7 +25,7 @@ use crate::{
     log::Log,
     machine::{Machine, MachineFiles, MachineShared},
     network::NoPeers,
-    peers::{Formation, Forwarder, Keeper, Lead, Links, Me, Server, Service, listen},
+    peers::{Formation, Forwarder, Keeper, Lead, Links, Me, Receiver, Server, Service, listen},
     proposer::{Proposer, ProposerCounters},
     queue::Queue,
     space::Space,
@@ -49,12 +49,6 @@ const ELECTION_MS_MAX: u64 = 750;
 
 /// Entries that go to a follower in one message; an entry holds about a mebibyte.
 const ENTRIES_PER_MESSAGE_MAX: u64 = 16;
-
-/// Entries that stay in the log before a snapshot when there are peers.
-///
-/// A follower that needs older ones cannot catch up, as snapshots are not carried between servers:
-/// there must be enough for one that was restarted.
-const PEERS_ENTRIES_KEPT_MIN: u64 = 4096;
 
 /// Bytes of groups in one entry: what a record of the log holds, less its head and the batch's.
 const ENTRY_BYTES_MAX: usize = RaftLog::RECORD_BYTES_MAX - (1 << 20);
@@ -106,7 +100,7 @@ pub(crate) async fn start(
     let shared = machine.shared();
 
     let entries_kept = match peers {
-        Some(_) => config.disk.log_entries_kept.max(PEERS_ENTRIES_KEPT_MIN),
+        Some(_) => config.disk.log_entries_kept_for_peers,
         None => config.disk.log_entries_kept,
     };
     let engine = Arc::new(engine_config(entries_kept)?);
@@ -243,11 +237,13 @@ fn start_peers(
     let me = links.me().clone();
     me.watch(raft.metrics());
     let formation = Arc::new(Formation::new(me.clone()));
+    let receiver = Arc::new(Receiver::new(me.clone(), raft.clone()));
     let service = Service {
         me: me.clone(),
         raft: raft.clone(),
         queue: queue.clone(),
         formation: formation.clone(),
+        receiver: receiver.clone(),
     };
     let keeper = Keeper {
         me: me.clone(),
@@ -263,6 +259,7 @@ fn start_peers(
     tasks.spawn(listen(peers.listener, Arc::new(service)));
     tasks.spawn(formation.run(raft, peers.join));
     tasks.spawn(keeper.run());
+    tasks.spawn(receiver.tidy());
     tasks.spawn(lead.run());
     PeersParts {
         tasks,
@@ -451,6 +448,8 @@ impl Files {
             config.disk.free_reserve,
         );
         let files = MachineFiles {
+            data_dir: data_dir.path().to_owned(),
+            history_dir: data_dir.history(),
             history,
             snapshots,
             log,

@@ -85,6 +85,10 @@ pub struct ReplicaStatus {
     pub log_bytes: u64,
     /// Bytes of entries since the last snapshot.
     pub log_bytes_since_snapshot: u64,
+    /// Bytes of snapshots and their history that were sent to other servers.
+    pub snapshot_bytes_sent: u64,
+    /// Bytes of snapshots and their history that came from the leader.
+    pub snapshot_bytes_received: u64,
     /// Groups that were refused because the disk is nearly full.
     pub refused_disk_full: u64,
     /// Bytes free on the disk.

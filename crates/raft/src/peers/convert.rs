@@ -42,14 +42,14 @@ pub(crate) enum MessageError {
     Commands { announced: u32 },
 }
 
-fn ballot_bytes(ballot: &Ballot) -> BallotBytes {
+pub(crate) fn ballot_bytes(ballot: &Ballot) -> BallotBytes {
     let bytes = codec::encode_ballot(ballot);
     let mut id = [0; 16];
     id.copy_from_slice(&bytes[..16]);
     (id, bytes[16])
 }
 
-fn ballot_of((id, committed): BallotBytes) -> Result<Ballot, CodecError> {
+pub(crate) fn ballot_of((id, committed): BallotBytes) -> Result<Ballot, CodecError> {
     let mut bytes = id.to_vec();
     bytes.push(committed);
     codec::decode_ballot(&bytes)

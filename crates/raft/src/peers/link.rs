@@ -137,6 +137,8 @@ pub(crate) struct Ways {
     pub entries: Arc<Link>,
     /// Commands for the leader.
     pub commands: Arc<Link>,
+    /// Snapshots, with the files of the history.
+    pub snapshots: Arc<Link>,
 }
 
 /// The ways to all servers.
@@ -165,6 +167,7 @@ impl Links {
             urgent: link(),
             entries: link(),
             commands: link(),
+            snapshots: link(),
         });
         made.clone()
     }

@@ -7,7 +7,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::frame::{BODY_BYTES_MAX, Parts, SMALL_BODY_BYTES_MAX};
+use super::{
+    frame::{BODY_BYTES_MAX, Parts, SMALL_BODY_BYTES_MAX},
+    transfer::{CHUNK_BYTES_MAX, OFFER_BYTES_MAX},
+};
 
 /// What a message is. Wire value: append only.
 pub(crate) mod kind {
@@ -27,6 +30,12 @@ pub(crate) mod kind {
     pub const JOINED: u8 = 14;
     pub const FORM: u8 = 15;
     pub const FORMED: u8 = 16;
+    pub const OFFER: u8 = 20;
+    pub const WANTED: u8 = 21;
+    pub const CHUNK: u8 = 22;
+    pub const TAKEN: u8 = 23;
+    pub const INSTALL: u8 = 24;
+    pub const INSTALLED: u8 = 25;
 }
 
 /// The versions of these messages that this program speaks.
@@ -37,6 +46,8 @@ pub(crate) const VERSION_MAX: u8 = 1;
 pub(crate) fn bytes_max(kind: u8) -> usize {
     match kind {
         kind::APPEND | kind::PROPOSE | kind::PROPOSED => BODY_BYTES_MAX,
+        kind::OFFER | kind::WANTED => OFFER_BYTES_MAX,
+        kind::CHUNK => CHUNK_BYTES_MAX + SMALL_BODY_BYTES_MAX,
         _ => SMALL_BODY_BYTES_MAX,
     }
 }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A connection has one direction: requests go out of the server that made it, answers come back
-//! under their numbers. There are three to each server: what is urgent, what is much and what comes
-//! from clients do not wait for each other.
+//! under their numbers. There are four to each server: what is urgent, what is much, what comes from
+//! clients and whole snapshots do not wait for each other.
 
 mod connection;
 mod convert;
@@ -23,6 +23,7 @@ mod me;
 mod message;
 mod network;
 mod serve;
+mod transfer;
 
 pub(crate) use formation::Formation;
 pub(crate) use forward::Forwarder;
@@ -32,3 +33,4 @@ pub(crate) use link::Links;
 pub(crate) use me::Me;
 pub(crate) use message::Server;
 pub(crate) use serve::{Service, listen};
+pub(crate) use transfer::{Gathering, Receiver};

@@ -18,11 +18,12 @@ use super::{
     convert,
     link::{Link, Links, Ways},
     message::{Appended, RefusedReason, kind},
+    transfer,
 };
 use crate::{
     binding::{Ballot, Binding, Peer},
     error::chain,
-    machine::SnapshotState,
+    machine::{MachineShared, SnapshotState},
 };
 
 /// Messages with entries that are on their way to one follower at once.
@@ -45,6 +46,7 @@ impl RaftNetworkFactory<Binding> for Arc<Links> {
             target,
             appends: ways.entries.clone(),
             append_wait_min: APPEND_WAIT_MAX,
+            machine: self.me().machine.clone(),
             ways,
         }
     }
@@ -55,6 +57,7 @@ impl RaftNetworkFactory<Binding> for Arc<Links> {
             target,
             appends: ways.urgent.clone(),
             append_wait_min: Duration::ZERO,
+            machine: self.me().machine.clone(),
             ways,
         }
     }
@@ -67,6 +70,8 @@ pub(crate) struct Way {
     /// Where entries or signs of life go.
     appends: Arc<Link>,
     append_wait_min: Duration,
+    /// Where snapshots and history come from.
+    machine: Arc<MachineShared>,
 }
 
 impl Way {
@@ -180,24 +185,31 @@ impl RaftNetworkV2<Binding> for Way {
         convert::voted_of(voted).map_err(|error| network_error(self.target, &chain(&error)))
     }
 
-    /// Not carried yet: history segments would have to be copied before the state that stands on
-    /// them is installed.
+    /// Takes as long as it takes, within limits of its own: what has got there stays there.
     async fn full_snapshot(
         &mut self,
-        _: Ballot,
-        _: SnapshotOf<Binding, SnapshotState>,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        ballot: Ballot,
+        snapshot: SnapshotOf<Binding, SnapshotState>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<Binding>, StreamingError<Binding>> {
         let target = self.target;
-        tracing::error!(
-            server = target,
-            "a server needs entries that the log has let go of and cannot catch up: it must be \
-             rebuilt, with an empty data directory, while the log of the others still has all"
-        );
-        Err(StreamingError::Unreachable(Unreachable::from_string(
-            format!("server {target} needs entries that the log has let go of: it must be rebuilt"),
-        )))
+        let link = self.ways.snapshots.clone();
+        let sent = tokio::select! {
+            sent = transfer::send(&link, &self.machine, ballot, snapshot) => sent,
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+        };
+        sent.map_err(|error| {
+            let reason = chain(&error);
+            tracing::warn!(
+                server = target,
+                reason,
+                "a snapshot did not get to a server"
+            );
+            StreamingError::Unreachable(Unreachable::from_string(format!(
+                "server {target}: {reason}"
+            )))
+        })
     }
 
     async fn transfer_leader(

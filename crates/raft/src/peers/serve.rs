@@ -22,6 +22,7 @@ use super::{
         Form, Formed, Hello, Propose, Refused, RefusedReason, bytes_max, decode, decode_with,
         encode, kind,
     },
+    transfer::{Chunk, Receiver, Writing},
 };
 use crate::{
     binding::Binding,
@@ -30,7 +31,7 @@ use crate::{
     queue::{Queue, Waiting},
 };
 
-/// Connections from other servers; each of them has three, and one more now and then.
+/// Connections from other servers; each of them has four, and one more now and then.
 const CONNECTIONS_MAX: usize = 256;
 /// Requests of one connection that are worked at. The next is read when one of them is done.
 const REQUESTS_MAX: usize = 256;
@@ -49,6 +50,7 @@ pub(crate) struct Service {
     pub raft: Raft<Binding, Machine>,
     pub queue: Arc<Queue>,
     pub formation: Arc<Formation>,
+    pub receiver: Arc<Receiver>,
 }
 
 /// Takes connections until it is dropped, and all of them with it.
@@ -96,6 +98,13 @@ enum ServeError {
     NoHello,
     #[error("it did not take its answers")]
     Stalled,
+}
+
+/// A request that was taken on.
+enum Begun {
+    Commands(Result<Result<Outcomes, ProposeError>, Refused>),
+    Chunk(Result<Writing, Refused>),
+    Other(Bytes),
 }
 
 /// The answer to one request.
@@ -210,15 +219,17 @@ impl Service {
             body,
         } = frame;
         let bytes = body.len();
-        // Commands have their place in the queue before the next request is looked at.
-        let queued = match kind {
-            kind::PROPOSE => Some(self.enqueue(&body).await),
-            _ => None,
+        // What must keep its order has its place in it before the next request is looked at.
+        let begun = match kind {
+            kind::PROPOSE => Begun::Commands(self.enqueue(&body).await),
+            kind::CHUNK => Begun::Chunk(self.enqueue_chunk(&body).await),
+            _ => Begun::Other(body),
         };
         let answer = async move {
-            match queued {
-                Some(queued) => answer_commands(queued?).await,
-                None => self.answer(hello, kind, body).await,
+            match begun {
+                Begun::Commands(queued) => answer_commands(queued?).await,
+                Begun::Chunk(writing) => reply(kind::TAKEN, &self.receiver.taken(writing?).await?),
+                Begun::Other(body) => self.answer(hello, kind, body).await,
             }
         };
         let reply = async move {
@@ -270,11 +281,26 @@ impl Service {
                 let agreed = self.formation.agree(hello.server.id, &form.servers);
                 reply(kind::FORMED, &Formed { agreed })
             }
+            kind::OFFER => {
+                let offer = decode(&body).map_err(|error| malformed(&error))?;
+                reply(kind::WANTED, &self.receiver.offer(offer).await?)
+            }
+            kind::INSTALL => {
+                let install = decode(&body).map_err(|error| malformed(&error))?;
+                let installed = self.receiver.clone().install(install).await?;
+                reply(kind::INSTALLED, &installed)
+            }
             other => Err(Refused {
                 reason: RefusedReason::Unexpected,
                 sentence: format!("a message of kind {other} is no request that is known here"),
             }),
         }
+    }
+
+    /// Gives a piece of a snapshot its place in the order.
+    async fn enqueue_chunk(&self, body: &Bytes) -> Result<Writing, Refused> {
+        let (chunk, bytes) = decode_with::<Chunk>(body).map_err(|error| malformed(&error))?;
+        self.receiver.enqueue(chunk, bytes).await
     }
 
     /// Gives commands their place in the order, if this server leads.

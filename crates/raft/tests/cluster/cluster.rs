@@ -7,11 +7,13 @@ use tidings_event::{Index, Limits, NewEvent, Timestamp};
 use tidings_raft::{
     DiskLimits, PeersConfig, ProposeError, QueueLimits, Replica, ReplicaConfig, VerifyHistory,
 };
-use tidings_timeline::{BrokerConfig, CommandGroup, Outcome, Stamper};
+use tidings_timeline::{BrokerConfig, CommandGroup, Outcome, Settings, Stamper};
 use tokio::{
     net::TcpListener,
     time::{self, Instant},
 };
+
+use crate::proxy::Proxy;
 
 /// How long anything may take, on a slow machine that does other things as well.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -19,6 +21,8 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 pub struct Server {
     pub dir: TempDir,
     pub name: String,
+    pub settings: Option<Settings>,
+    pub disk: DiskLimits,
 }
 
 impl Server {
@@ -26,7 +30,23 @@ impl Server {
         Server {
             dir: tempfile::tempdir().unwrap(),
             name: name.to_owned(),
+            settings: None,
+            disk: DiskLimits {
+                free_reserve: 0,
+                ..DiskLimits::default()
+            },
         }
+    }
+
+    /// One with small segments, that keeps nothing in its log that is in a snapshot.
+    pub fn forgetful(name: &str, segment_bytes: u64) -> Server {
+        let mut server = Server::new(name);
+        server.settings = Some(Settings {
+            segment_bytes,
+            ..Settings::default()
+        });
+        server.disk.log_entries_kept_for_peers = 0;
+        server
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -38,12 +58,9 @@ impl Server {
             data_dir: self.data_dir(),
             node_id: 0,
             node_name: self.name.clone(),
-            settings: None,
+            settings: self.settings.clone(),
             queue: QueueLimits::default(),
-            disk: DiskLimits {
-                free_reserve: 0,
-                ..DiskLimits::default()
-            },
+            disk: self.disk.clone(),
             broker: BrokerConfig::default(),
             verify: VerifyHistory::All,
             clock: Arc::new(|| Timestamp::from_unix_micros(1_800_000_000_000_000)),
@@ -54,14 +71,34 @@ impl Server {
     pub async fn start(&self, expect: u32, join: &[String]) -> (Replica, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        (
+            self.start_at(listener, &address, expect, join).await,
+            address,
+        )
+    }
+
+    /// Starts behind a proxy, which the others go through.
+    pub async fn start_behind(&self, proxy: &Proxy, join: &[String]) -> Replica {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        proxy.lead_to(listener.local_addr().unwrap());
+        self.start_at(listener, &proxy.address, 3, join).await
+    }
+
+    async fn start_at(
+        &self,
+        listener: TcpListener,
+        address: &str,
+        expect: u32,
+        join: &[String],
+    ) -> Replica {
         let peers = PeersConfig {
             listener,
-            advertise: address.clone(),
+            advertise: address.to_owned(),
             bootstrap_expect: expect,
             join: join.to_vec(),
         };
         let replica = Replica::open_with_peers(self.config(), peers).await;
-        (replica.unwrap(), address)
+        replica.unwrap()
     }
 }
 
@@ -74,13 +111,17 @@ pub struct Cluster {
 impl Cluster {
     /// Three servers that have met, two of which were told of the first.
     pub async fn of_three() -> Cluster {
+        Cluster::of(["a", "b", "c"].map(Server::new)).await
+    }
+
+    /// These servers, once they have met.
+    pub async fn of(servers: [Server; 3]) -> Cluster {
         let mut cluster = Cluster {
             servers: Vec::new(),
             replicas: Vec::new(),
             addresses: Vec::new(),
         };
-        for name in ["a", "b", "c"] {
-            let server = Server::new(name);
+        for server in servers {
             let first: Vec<String> = cluster.addresses.iter().take(1).cloned().collect();
             let (replica, address) = server.start(3, &first).await;
             cluster.servers.push(server);
@@ -141,8 +182,14 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
 
 /// A group that publishes one event under an Id.
 pub fn publish(key: &str) -> CommandGroup {
+    publish_bytes(key, 1)
+}
+
+/// A group that publishes one event, with about so many bytes, under an Id.
+pub fn publish_bytes(key: &str, bytes: usize) -> CommandGroup {
+    let zeros = "0".repeat(bytes);
     let json = format!(
-        r#"{{"Topic":"Job","Type":"JobRegistered","Key":"{key}","Id":"{key}","Payload":{{"n":1}}}}"#
+        r#"{{"Topic":"Job","Type":"JobRegistered","Key":"{key}","Id":"{key}","Payload":{{"n":"{zeros}"}}}}"#
     );
     let event = NewEvent::parse(json.as_bytes()).unwrap();
     let mut group = CommandGroup::new();
@@ -155,9 +202,14 @@ pub fn publish(key: &str) -> CommandGroup {
 
 /// Publishes one event, again and again as long as there is nobody to take it.
 pub async fn publish_one(replica: &Replica, key: &str) -> Index {
+    publish_one_of(replica, key, 1).await
+}
+
+/// Publishes one event with about so many bytes.
+pub async fn publish_one_of(replica: &Replica, key: &str, bytes: usize) -> Index {
     let begun = Instant::now();
     loop {
-        match in_time("an answer", replica.propose(publish(key))).await {
+        match in_time("an answer", replica.propose(publish_bytes(key, bytes))).await {
             Ok(outcomes) => match outcomes[..] {
                 [Outcome::Published { index } | Outcome::Duplicate { index }] => return index,
                 _ => panic!("not published: {outcomes:?}"),

@@ -6,4 +6,6 @@
 mod agree;
 mod cluster;
 mod leave;
+mod proxy;
 mod refuse;
+mod snapshot;

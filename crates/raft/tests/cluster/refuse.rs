@@ -54,10 +54,52 @@ async fn garbage_is_refused_with_a_sentence_and_changes_nothing() {
     let refused = said(&cluster.addresses[0], &own).await;
     assert!(refused.contains("this server itself"), "{refused}");
 
+    // a snapshot that is none, a piece and an end of one that was never offered
+    let hello = frame(1, &STRANGER);
+    let nonsense = frame(20, &[0xff; 40]);
+    let refused = answer_to(&cluster.addresses[0], &hello, &nonsense).await;
+    assert!(
+        refused.contains("a varint that didn't terminate"),
+        "{refused}"
+    );
+    let piece = frame(22, &[9, 1, 0, b'x']);
+    let refused = answer_to(&cluster.addresses[0], &hello, &piece).await;
+    assert!(refused.contains("a piece of another snapshot"), "{refused}");
+    let refused = answer_to(&cluster.addresses[0], &hello, &frame(24, &[9])).await;
+    assert!(refused.contains("another snapshot"), "{refused}");
+    for server in &cluster.servers {
+        assert!(!server.data_dir().join("incoming").exists());
+    }
+
     publish_one(&cluster.replicas[1], "after").await;
     cluster.check_one_history().await;
     assert_eq!(cluster.replicas[0].status().members.len(), 3);
     cluster.shutdown().await;
+}
+
+/// The greeting of a stranger: versions 1 to 1, no timeline, server 5 without name and address, fresh,
+/// expects nobody.
+const STRANGER: [u8; 11] = [1, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0];
+
+/// The body of the answer to one message after the greeting.
+async fn answer_to(address: &str, hello: &[u8], message: &[u8]) -> String {
+    in_time("an answer", async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(hello).await.unwrap();
+        read_one(&mut stream).await;
+        stream.write_all(message).await.unwrap();
+        String::from_utf8_lossy(&read_one(&mut stream).await).into_owned()
+    })
+    .await
+}
+
+async fn read_one(stream: &mut TcpStream) -> Vec<u8> {
+    let mut head = [0; 16];
+    stream.read_exact(&mut head).await.unwrap();
+    let bytes = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
+    let mut body = vec![0; bytes as usize];
+    stream.read_exact(&mut body).await.unwrap();
+    body
 }
 
 /// What a server says to bytes, until it closes the connection.
@@ -77,16 +119,8 @@ async fn said(address: &str, bytes: &[u8]) -> String {
 async fn greeting(address: &str) -> Vec<u8> {
     in_time("a welcome", async {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        // versions 1 to 1, no timeline, server 5 without name and address, fresh, expects nobody
-        let body = [1, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0];
-        stream.write_all(&frame(1, &body)).await.unwrap();
-        let mut head = [0; 16];
-        stream.read_exact(&mut head).await.unwrap();
-        assert_eq!(head[3], 2, "welcome");
-        let bytes = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
-        let mut body = vec![0; bytes as usize];
-        stream.read_exact(&mut body).await.unwrap();
-        frame(1, &body)
+        stream.write_all(&frame(1, &STRANGER)).await.unwrap();
+        frame(1, &read_one(&mut stream).await)
     })
     .await
 }
