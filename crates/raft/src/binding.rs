@@ -53,6 +53,12 @@ pub(crate) struct Peer {
     pub name: String,
     /// Where it listens for peers; empty while it has none.
     pub address: String,
+    /// Where it answers clients; empty when that is not known.
+    pub http: String,
+    /// Whether it waits to be promoted by a person before it may vote.
+    pub standby: bool,
+    /// The number of the server that it takes the place of, as soon as it has the log.
+    pub replaces: Option<u64>,
 }
 
 // === impl Proposal ===

@@ -4,9 +4,12 @@
 //! ```text
 //! entry id    term u64 LE | node u64 LE | index u64 LE                      24 bytes
 //! ballot      term u64 LE | node u64 LE | committed u8                      17 bytes
-//! members     version u8 = 1 | postcard MembersRecord
-//! snapshot    version u8 = 1 | postcard SnapshotRecord
+//! members     version u8 = 1 | postcard MembersRecord | postcard Details
+//! snapshot    version u8 = 1 | postcard SnapshotRecord | postcard Details
 //! ```
+//!
+//! The details came later: who does not know them reads what is before them, and where they are
+//! missing they are empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -134,12 +137,35 @@ struct MembersRecord {
     servers: BTreeMap<u64, (String, String)>,
 }
 
+/// What else is known of the servers: id → details.
+type Details = BTreeMap<u64, DetailsRecord>;
+
+#[derive(Serialize, Deserialize)]
+struct DetailsRecord {
+    http: String,
+    standby: bool,
+    replaces: Option<u64>,
+}
+
 pub(crate) fn encode_members(members: &Members) -> Result<Vec<u8>, CodecError> {
-    encode("members", &members_record(members))
+    encode_with_details("members", &members_record(members), members)
 }
 
 pub(crate) fn decode_members(bytes: &[u8]) -> Result<Members, CodecError> {
-    members_of(decode("members", bytes)?)
+    let (record, details) = decode_with_details("members", bytes)?;
+    members_of(record, details)
+}
+
+fn details_of(members: &Members) -> Details {
+    let details = |(id, peer): (&u64, &Peer)| {
+        let details = DetailsRecord {
+            http: peer.http.clone(),
+            standby: peer.standby,
+            replaces: peer.replaces,
+        };
+        (*id, details)
+    };
+    members.nodes().map(details).collect()
 }
 
 fn members_record(members: &Members) -> MembersRecord {
@@ -150,7 +176,7 @@ fn members_record(members: &Members) -> MembersRecord {
     }
 }
 
-fn members_of(record: MembersRecord) -> Result<Members, CodecError> {
+fn members_of(record: MembersRecord, mut details: Details) -> Result<Members, CodecError> {
     if record.voters.is_empty() && record.servers.is_empty() {
         return Ok(Members::default());
     }
@@ -158,7 +184,17 @@ fn members_of(record: MembersRecord) -> Result<Members, CodecError> {
     let servers: BTreeMap<u64, Peer> = record
         .servers
         .into_iter()
-        .map(|(id, (name, address))| (id, Peer { name, address }))
+        .map(|(id, (name, address))| {
+            let details = details.remove(&id);
+            let peer = Peer {
+                name,
+                address,
+                standby: details.as_ref().is_some_and(|details| details.standby),
+                replaces: details.as_ref().and_then(|details| details.replaces),
+                http: details.map(|details| details.http).unwrap_or_default(),
+            };
+            (id, peer)
+        })
         .collect();
     Members::new(record.voters.clone(), servers).map_err(|_| CodecError::Members {
         voters: record.voters,
@@ -194,15 +230,18 @@ pub(crate) fn encode_snapshot_head(head: &SnapshotHead) -> Result<Vec<u8>, Codec
         members: members_record(head.members.membership()),
         frame: head.frame.get(),
     };
-    encode("snapshot head", &record)
+    encode_with_details("snapshot head", &record, head.members.membership())
 }
 
 pub(crate) fn decode_snapshot_head(bytes: &[u8]) -> Result<SnapshotHead, CodecError> {
-    let record: SnapshotRecord = decode("snapshot head", bytes)?;
+    let (record, details) = decode_with_details::<SnapshotRecord>("snapshot head", bytes)?;
     let id = |bytes: Option<[u8; ENTRY_ID_BYTES]>| {
         bytes.map(|bytes| decode_entry_id(&bytes)).transpose()
     };
-    let members = StoredMembers::new(id(record.members_entry)?, members_of(record.members)?);
+    let members = StoredMembers::new(
+        id(record.members_entry)?,
+        members_of(record.members, details)?,
+    );
     Ok(SnapshotHead {
         last: id(record.last)?,
         members,
@@ -212,11 +251,20 @@ pub(crate) fn decode_snapshot_head(bytes: &[u8]) -> Result<SnapshotHead, CodecEr
 
 // === pieces ===
 
-fn encode<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, CodecError> {
-    postcard::to_extend(value, vec![VERSION]).map_err(|source| CodecError::Encode { what, source })
+fn encode_with_details<T: Serialize>(
+    what: &'static str,
+    value: &T,
+    members: &Members,
+) -> Result<Vec<u8>, CodecError> {
+    let encoded = postcard::to_extend(value, vec![VERSION])
+        .and_then(|bytes| postcard::to_extend(&details_of(members), bytes));
+    encoded.map_err(|source| CodecError::Encode { what, source })
 }
 
-fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, CodecError> {
+fn decode_with_details<'a, T: Deserialize<'a>>(
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<(T, Details), CodecError> {
     let Some((&version, body)) = bytes.split_first() else {
         return Err(CodecError::Length {
             what,
@@ -230,7 +278,13 @@ fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result
             found: version,
         });
     }
-    postcard::from_bytes(body).map_err(|source| CodecError::Malformed { what, source })
+    let malformed = |source| CodecError::Malformed { what, source };
+    let (value, rest) = postcard::take_from_bytes(body).map_err(malformed)?;
+    let details = match rest {
+        [] => Details::default(),
+        rest => postcard::from_bytes(rest).map_err(malformed)?,
+    };
+    Ok((value, details))
 }
 
 fn expect_length(what: &'static str, bytes: &[u8], expected: usize) -> Result<(), CodecError> {
@@ -270,6 +324,9 @@ mod tests {
         let peer = |n: u64| Peer {
             name: format!("n{n}"),
             address: format!("127.0.0.1:{n}"),
+            http: format!("127.0.0.1:1{n}"),
+            standby: n == 4,
+            replaces: (n == 3).then_some(9),
         };
         let voters = vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])];
         Members::new(
@@ -334,13 +391,21 @@ mod tests {
                 Peer {
                     name: "n".into(),
                     address: "a".into(),
+                    http: "h".into(),
+                    standby: true,
+                    replaces: Some(8),
                 },
             )]),
         );
-        assert_eq!(
-            encode_members(&one.unwrap()).unwrap(),
-            [1, 1, 1, 7, 1, 7, 1, b'n', 1, b'a']
-        );
+        let bytes = encode_members(&one.unwrap()).unwrap();
+        let first = [1, 1, 1, 7, 1, 7, 1, b'n', 1, b'a'];
+        let details = [1, 7, 1, b'h', 1, 1, 8];
+        assert_eq!(bytes, [&first[..], &details].concat());
+        // as it was before there were details
+        let read = decode_members(&first).unwrap();
+        let peer = read.get_node(&7).unwrap();
+        assert_eq!((peer.name.as_str(), peer.http.as_str()), ("n", ""));
+        assert!(!peer.standby && peer.replaces.is_none());
         assert_eq!([kind::BLANK, kind::BATCH, kind::MEMBERS], [0, 1, 2]);
     }
 

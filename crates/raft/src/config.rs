@@ -1,10 +1,12 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tidings_event::Timestamp;
-use tidings_host::net::TcpListener;
 use tidings_timeline::{BrokerConfig, Settings};
 
-use crate::space::FreeSpace;
+use crate::{
+    peers::{PeersTls, Transport},
+    space::FreeSpace,
+};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -43,10 +45,16 @@ pub struct ReplicaConfig {
 /// How a server finds the others, and they it.
 #[derive(Debug)]
 pub struct PeersConfig {
-    /// Where other servers connect to; bound already.
-    pub listener: TcpListener,
-    /// The address under which the others reach that listener, `HOST:PORT`.
+    /// What carries connections: [`TcpTransport`](crate::TcpTransport) with a listener that is bound
+    /// already.
+    pub transport: Arc<dyn Transport>,
+    /// Encryption and proof on both sides; without, whoever reaches the port may speak as a server.
+    pub tls: Option<PeersTls>,
+    /// The address under which the others reach this server, `HOST:PORT`.
     pub advertise: String,
+    /// Where this server answers clients, `HOST:PORT`: the others tell it to whoever asks for
+    /// servers. Empty: not told.
+    pub http: String,
     /// How many servers without a past, that all see each other, form a cluster.
     ///
     /// The same on all of them. With 1, a server that meets nobody begins alone; with 0 it only
@@ -54,6 +62,16 @@ pub struct PeersConfig {
     pub bootstrap_expect: u32,
     /// Addresses of some of the others, `HOST:PORT`; these know the rest. Its own is no harm.
     pub join: Vec<String>,
+    /// Whether this server gets no vote by itself when it joins: it holds a copy and takes part when
+    /// a person promotes it. Looked at when it joins; it is not counted among those that form a
+    /// cluster.
+    pub standby: bool,
+    /// The number of a server whose place this one takes when it joins: one whose disk is lost. The
+    /// old one is removed when this one has caught up.
+    pub replaces: Option<u64>,
+    /// The newest version of the protocol between servers that is spoken; `None`: the newest there
+    /// is. Lower, a server speaks as an older program would.
+    pub version_max: Option<u8>,
 }
 
 /// What of the history is read and checked before the server is ready.

@@ -67,6 +67,18 @@ pub enum OpenError {
         /// The data directory.
         path: PathBuf,
     },
+    /// The others hold the timeline without this server.
+    #[error(
+        "this server (number {node}) was removed from its cluster and takes no part in it; to let it \
+         join again, as a new server, move {} aside and start it with an empty data directory",
+        path.display()
+    )]
+    Removed {
+        /// The server.
+        node: u64,
+        /// The data directory.
+        path: PathBuf,
+    },
     /// The snapshot or the log holds something that this program does not understand.
     #[error("cannot read the {what}")]
     Content {

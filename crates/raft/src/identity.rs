@@ -16,6 +16,8 @@ const NODE_FILE: &str = "node";
 const CANDIDATE_FILE: &str = "node.candidate";
 /// Which timeline the log is of, before the log is read.
 const TIMELINE_FILE: &str = "timeline";
+/// The number of a server that was removed from its cluster.
+const REMOVED_FILE: &str = "removed";
 
 /// Whose data directory `data_dir` is; `None` while it is nobody's.
 ///
@@ -79,6 +81,7 @@ pub(crate) fn record(data_dir: &Path, node_id: u64) -> Result<(), OpenError> {
 
 /// The number of a server that has peers: made of chance at its first start, and kept from then on.
 pub(crate) fn own_or_new(data_dir: &Path) -> Result<u64, OpenError> {
+    check_not_removed(data_dir)?;
     if let Some(id) = stored_node_id(data_dir)? {
         return Ok(id);
     }
@@ -103,6 +106,23 @@ pub(crate) fn record_timeline(data_dir: &Path, timeline: TimelineId) -> Result<(
     let path = data_dir.join(TIMELINE_FILE);
     write_durably(data_dir, &path, timeline.0)
         .map_err(|source| OpenError::NodeFile { path, source })
+}
+
+/// Refuses the data directory of a server that was removed from its cluster.
+pub(crate) fn check_not_removed(data_dir: &Path) -> Result<(), OpenError> {
+    match read_number(data_dir.join(REMOVED_FILE))? {
+        Some(node) => Err(OpenError::Removed {
+            node,
+            path: data_dir.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Notes that a server was removed from its cluster, durably.
+pub(crate) fn record_removed(data_dir: &Path, node_id: u64) -> Result<(), OpenError> {
+    let path = data_dir.join(REMOVED_FILE);
+    write_durably(data_dir, &path, node_id).map_err(|source| OpenError::NodeFile { path, source })
 }
 
 fn write_durably(data_dir: &Path, path: &PathBuf, number: impl Display) -> io::Result<()> {

@@ -29,6 +29,7 @@ mod fault;
 mod identity;
 mod log;
 mod machine;
+mod members;
 mod network;
 mod peers;
 mod proposer;
@@ -47,6 +48,11 @@ mod upkeep;
 pub use config::{Clock, DiskLimits, PeersConfig, QueueLimits, ReplicaConfig, VerifyHistory};
 pub use error::{OpenError, ProposeError};
 pub use identity::stored_node_id;
+pub use members::{ChangeError, ReadError};
+pub use peers::{
+    DiscoverError, PeerStream, PeersTls, ServerInfo, TcpTransport, TlsError, Transport, discover,
+    discover_over,
+};
 pub use replica::{Replica, Submitted};
 pub use space::FreeSpace;
-pub use status::{Member, ReplicaStatus, Role, WaitsFor};
+pub use status::{Member, MemberRole, ReplicaStatus, Role, WaitsFor};

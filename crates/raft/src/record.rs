@@ -117,7 +117,7 @@ mod tests {
                 3,
                 Peer {
                     name: "n".into(),
-                    address: String::new(),
+                    ..Peer::default()
                 },
             )]),
         );

@@ -28,11 +28,11 @@ use crate::{
     fault::Fault,
     identity,
     machine::{Machine, MachineShared},
-    peers::Forwarder,
+    peers::{Forwarder, Me},
     proposer::ProposerCounters,
     queue::{Queue, Waiting},
     start::{Parts, start},
-    status::{Member, ReplicaStatus, Role, WaitsFor},
+    status::{ReplicaStatus, Role, WaitsFor},
 };
 
 /// How long a shutdown waits for what is in flight to be answered.
@@ -395,6 +395,24 @@ impl Replica {
         self.inner.fault.raised().await
     }
 
+    pub(crate) fn raft(&self) -> &Raft<Binding, Machine> {
+        &self.inner.raft
+    }
+
+    pub(crate) fn node_id(&self) -> u64 {
+        self.inner.node_id
+    }
+
+    /// The way to the leader, if this server has peers.
+    pub(crate) fn forwarder(&self) -> Option<&Forwarder> {
+        self.inner.forwarder.as_ref()
+    }
+
+    /// What this server is among the others, if it has peers.
+    pub(crate) fn me(&self) -> Option<&Arc<Me>> {
+        self.inner.forwarder.as_ref().map(|forwarder| &forwarder.me)
+    }
+
     /// Whether this server takes commands.
     pub fn is_leader(&self) -> bool {
         self.inner.raft.is_leader()
@@ -415,11 +433,9 @@ impl Replica {
         let depth = self.inner.queue.depth();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         // before the metrics are borrowed, which it does as well
-        let waits_for = self.waits_for();
+        let (waits_for, members) = (self.waits_for(), self.members());
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let members = metrics.membership_config.membership();
-        let voters: Vec<u64> = members.voter_ids().collect();
         let role = match metrics.state {
             _ if metrics.running_state.is_err() => Role::Stopped,
             ServerState::Leader => Role::Leader,
@@ -433,14 +449,7 @@ impl Replica {
             role,
             term: metrics.current_term,
             leader: metrics.current_leader,
-            members: members
-                .nodes()
-                .map(|(&node_id, peer)| Member {
-                    node_id,
-                    name: peer.name.clone(),
-                    voter: voters.contains(&node_id),
-                })
-                .collect(),
+            members,
             log_first: log.first,
             log_last: log.last,
             committed: metrics.local_committed.map(|id| id.index),

@@ -25,7 +25,10 @@ use crate::{
     log::Log,
     machine::{Machine, MachineFiles, MachineShared},
     network::NoPeers,
-    peers::{Formation, Forwarder, Keeper, Lead, Links, Me, Receiver, Server, Service, listen},
+    peers::{
+        Formation, Forwarder, Keeper, Lead, Leadership, Links, Me, Receiver, Service,
+        StandingWatch, listen,
+    },
     proposer::{Proposer, ProposerCounters},
     queue::Queue,
     space::Space,
@@ -118,7 +121,7 @@ pub(crate) async fn start(
     if first_start && peers.is_none() {
         let me = Peer {
             name: config.node_name.clone(),
-            address: String::new(),
+            ..Peer::default()
         };
         let alone = BTreeMap::from([(config.node_id, me)]);
         raft.initialize(alone)
@@ -176,6 +179,7 @@ pub(crate) async fn start(
             raft: raft.clone(),
             machine: shared.clone(),
             queue: queue.clone(),
+            fault: fault.clone(),
         };
         start_peers(config, peers, links, open)
     });
@@ -203,6 +207,7 @@ struct Open {
     raft: Raft<Binding, Machine>,
     machine: Arc<MachineShared>,
     queue: Arc<Queue>,
+    fault: Fault,
 }
 
 fn links(
@@ -210,16 +215,8 @@ fn links(
     peers: &PeersConfig,
     machine: &Arc<MachineShared>,
 ) -> Result<Arc<Links>, OpenError> {
-    let me = Me::new(
-        Server {
-            id: config.node_id,
-            name: config.node_name.clone(),
-            address: peers.advertise.clone(),
-        },
-        peers.bootstrap_expect,
-        identity::stored_timeline(&config.data_dir)?,
-        machine.clone(),
-    );
+    let stored_timeline = identity::stored_timeline(&config.data_dir)?;
+    let me = Me::new(config, peers, stored_timeline, machine.clone());
     Ok(Arc::new(Links::new(Arc::new(me))))
 }
 
@@ -233,17 +230,30 @@ fn start_peers(
         raft,
         machine,
         queue,
+        fault,
     } = open;
     let me = links.me().clone();
     me.watch(raft.metrics());
     let formation = Arc::new(Formation::new(me.clone()));
     let receiver = Arc::new(Receiver::new(me.clone(), raft.clone()));
+    let leadership = Arc::new(Leadership {
+        me: me.clone(),
+        raft: raft.clone(),
+    });
     let service = Service {
         me: me.clone(),
+        leadership: leadership.clone(),
         raft: raft.clone(),
         queue: queue.clone(),
         formation: formation.clone(),
         receiver: receiver.clone(),
+    };
+    let standing = StandingWatch {
+        links: links.clone(),
+        raft: raft.clone(),
+        queue: queue.clone(),
+        fault,
+        data_dir: config.data_dir.clone(),
     };
     let keeper = Keeper {
         me: me.clone(),
@@ -256,16 +266,18 @@ fn start_peers(
         settings: config.settings.clone(),
     };
     let mut tasks = JoinSet::new();
-    tasks.spawn(listen(peers.listener, Arc::new(service)));
+    tasks.spawn(listen(Arc::new(service)));
     tasks.spawn(formation.run(raft, peers.join));
     tasks.spawn(keeper.run());
     tasks.spawn(receiver.tidy());
     tasks.spawn(lead.run());
+    tasks.spawn(standing.run());
     PeersParts {
         tasks,
         forwarder: Forwarder {
             me,
             links,
+            leadership,
             retry_after: config.queue.retry_after,
         },
     }

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use tidings_event::Index;
 
@@ -43,7 +43,7 @@ pub struct ReplicaStatus {
     pub term: u64,
     /// Who leads, if that is known.
     pub leader: Option<u64>,
-    /// All servers of the cluster: number, name, and whether it votes.
+    /// All servers of the cluster.
     pub members: Vec<Member>,
     /// The first entry of the log.
     pub log_first: Option<u64>,
@@ -157,8 +157,45 @@ pub struct Member {
     pub node_id: u64,
     /// Its name.
     pub name: String,
-    /// Whether it votes.
-    pub voter: bool,
+    /// Where other servers reach it, `HOST:PORT`; empty for one that was always alone.
+    pub address: String,
+    /// Where it answers clients, as it advertises that; empty when it does not.
+    pub http: String,
+    /// What it is in the cluster.
+    pub role: MemberRole,
+    /// How long ago it was last heard of. Only the leader knows that of everybody, and whoever follows
+    /// only of the leader; `None` when nothing was heard.
+    pub last_contact: Option<Duration>,
+    /// The last entry of the log that it is known to have. Only the leader knows.
+    pub matched: Option<u64>,
+    /// By how many milliseconds its clock is ahead of this server's, as of the last greeting. `None`
+    /// when there was none.
+    pub clock_ahead_ms: Option<i64>,
+    /// Whether its disk has less free than it keeps in reserve, as it said last. `None` when it did not
+    /// say.
+    pub disk_short: Option<bool>,
+}
+
+/// What a server is among those that hold the timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberRole {
+    /// Its word counts: for an entry to be recorded, a majority of these must have it.
+    Voter,
+    /// Gets everything, and a vote as soon as it has caught up.
+    Learner,
+    /// Gets everything, and a vote only when a person says so.
+    Standby,
+}
+
+impl MemberRole {
+    /// One word, lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MemberRole::Voter => "voter",
+            MemberRole::Learner => "learner",
+            MemberRole::Standby => "standby",
+        }
+    }
 }
 
 #[cfg(test)]

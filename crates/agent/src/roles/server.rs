@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use tidings_api::{ApiConfig, ApiServer, ApiShared};
-use tidings_raft::{OpenError, PeersConfig, Replica, stored_node_id};
+use tidings_raft::{OpenError, PeersConfig, Replica, TcpTransport, stored_node_id};
 use tidings_timeline::Settings;
 use tokio::net::TcpListener;
 
@@ -73,9 +73,16 @@ impl Server {
         let unbound = |source| StartError::ListenForPeers { address, source };
         let bound = port.address();
         let listener = port.listen().map_err(unbound)?;
+        let listener = TcpListener::from_std(listener).map_err(unbound)?;
+        let advertise = advertised(config.peers.advertise.as_deref(), bound);
         let peers = PeersConfig {
-            listener: TcpListener::from_std(listener).map_err(unbound)?,
-            advertise: advertised(config.peers.advertise.as_deref(), bound),
+            transport: TcpTransport::shared(listener, &advertise),
+            tls: None,
+            http: String::new(),
+            standby: false,
+            replaces: None,
+            version_max: None,
+            advertise,
             bootstrap_expect: u32::try_from(config.server.bootstrap_expect).unwrap_or(u32::MAX),
             join: config.peers.join.clone(),
         };

@@ -11,7 +11,6 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
-use tidings_host::net::{self, TcpStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -22,7 +21,9 @@ use tokio::{
 use super::{
     frame::{Frame, FrameError, Parts, read_frame, write_frame},
     me::Me,
-    message::{Hello, Refused, bytes_max, decode, encode, kind},
+    message::{Greeting, Refused, bytes_max, decode, encode, kind},
+    tls,
+    transport::PeerStream,
 };
 use crate::error::chain;
 
@@ -74,6 +75,8 @@ pub(crate) struct Connection {
     waiting: Arc<Mutex<Waiting>>,
     next: AtomicU32,
     budget: Arc<Semaphore>,
+    /// The newest version of the messages that both sides speak.
+    version: u8,
     writer: JoinHandle<()>,
     reader: JoinHandle<()>,
 }
@@ -117,15 +120,15 @@ impl Drop for Answer {
 
 impl Connection {
     /// Dials, and introduces both sides. What the other side says of itself comes along.
-    pub async fn open(me: &Me, address: &str) -> Result<(Connection, Hello), CallError> {
+    pub async fn open(me: &Me, address: &str) -> Result<(Connection, Greeting), CallError> {
         let opened = time::timeout(HANDSHAKE_WAIT_MAX, shake_hands(me, address)).await;
-        let (stream, hello) = opened.unwrap_or_else(|_| {
+        let (stream, greeting) = opened.unwrap_or_else(|_| {
             Err(CallError::not_sent(format_args!(
                 "{address} did not answer within {} s",
                 HANDSHAKE_WAIT_MAX.as_secs()
             )))
         })?;
-        let (reader, writer) = stream.into_split();
+        let PeerStream { reader, writer } = stream;
         let waiting = Arc::new(Mutex::new(Waiting {
             answers: BTreeMap::new(),
             ended: None,
@@ -138,11 +141,24 @@ impl Connection {
             outgoing,
             next: AtomicU32::new(1),
             budget: Arc::new(Semaphore::new(REQUEST_BYTES_MAX / BUDGET_UNIT_BYTES)),
+            version: me.version_max.min(greeting.hello.version_max),
             writer: tokio::spawn(write_all(writer, queue, waiting.clone())),
             reader: tokio::spawn(read_all(reader, waiting.clone())),
             waiting,
         };
-        Ok((connection, hello))
+        Ok((connection, greeting))
+    }
+
+    /// Refuses to send what the other side cannot know.
+    pub fn needs_version(&self, needed: u8) -> Result<(), CallError> {
+        match self.version < needed {
+            true => Err(CallError::not_sent(format_args!(
+                "it takes version {needed} of the peers' protocol and the two servers have {} in \
+                 common: update the older one",
+                self.version
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// Whether a request can be sent.
@@ -272,25 +288,54 @@ impl Answer {
     }
 }
 
-async fn shake_hands(me: &Me, address: &str) -> Result<(TcpStream, Hello), CallError> {
-    let unreachable = |error: io::Error| {
-        CallError::not_sent(format_args!("{address} cannot be reached: {error}"))
+async fn shake_hands(me: &Me, address: &str) -> Result<(PeerStream, Greeting), CallError> {
+    let mut stream = me.wire.dial(address).await.map_err(unreachable(address))?;
+    let greeting = me.greeting().encode().map_err(CallError::not_sent)?;
+    let (kind, body) = exchange(&mut stream, address, kind::HELLO, greeting).await?;
+    match kind {
+        kind::WELCOME => {
+            let welcome = Greeting::decode(&body).map_err(CallError::not_sent)?;
+            me.admit(&welcome).map_err(CallError::Refused)?;
+            Ok((stream, welcome))
+        }
+        found => Err(strange_answer(address, found)),
+    }
+}
+
+pub(crate) fn unreachable(address: &str) -> impl Fn(io::Error) -> CallError + '_ {
+    move |error| {
+        let reason = tls::reason(&error);
+        CallError::not_sent(format_args!("{address} cannot be reached: {reason}"))
+    }
+}
+
+pub(crate) fn strange_answer(address: &str, kind: u8) -> CallError {
+    CallError::not_sent(format_args!(
+        "{address} answered with a message of kind {kind}"
+    ))
+}
+
+/// Says the first words on a connection, and hears the first answer.
+pub(crate) async fn exchange(
+    stream: &mut PeerStream,
+    address: &str,
+    kind: u8,
+    body: Bytes,
+) -> Result<(u8, Bytes), CallError> {
+    let PeerStream { reader, writer } = stream;
+    let said = async {
+        write_frame(writer, kind, 0, &[body]).await?;
+        writer.flush().await
     };
-    let mut stream = net::dial(&me.server.address, address)
-        .await
-        .map_err(unreachable)?;
-    stream.set_nodelay(true).map_err(unreachable)?;
-    let hello = encode(&me.hello()).map_err(CallError::not_sent)?;
-    write_frame(&mut stream, kind::HELLO, 0, &[hello])
-        .await
-        .map_err(unreachable)?;
-    let frame = match read_frame(&mut stream, bytes_max).await {
+    said.await.map_err(unreachable(address))?;
+    let frame = match read_frame(reader, bytes_max).await {
         Ok(Some(frame)) => frame,
         Ok(None) => {
             return Err(CallError::not_sent(format_args!(
                 "{address} has closed the connection without a word"
             )));
         }
+        Err(FrameError::Io(error)) => return Err(unreachable(address)(error)),
         Err(error) => {
             return Err(CallError::not_sent(format_args!(
                 "{address} does not speak as a tidings server: {}",
@@ -299,18 +344,11 @@ async fn shake_hands(me: &Me, address: &str) -> Result<(TcpStream, Hello), CallE
         }
     };
     match frame.kind {
-        kind::WELCOME => {
-            let welcome: Hello = decode(&frame.body).map_err(CallError::not_sent)?;
-            me.admit(&welcome).map_err(CallError::Refused)?;
-            Ok((stream, welcome))
-        }
         kind::REFUSED => {
             let refused = decode(&frame.body).map_err(CallError::not_sent)?;
             Err(CallError::Refused(refused))
         }
-        found => Err(CallError::not_sent(format_args!(
-            "{address} answered with a message of kind {found}"
-        ))),
+        kind => Ok((kind, frame.body)),
     }
 }
 

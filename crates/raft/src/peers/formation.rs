@@ -29,7 +29,7 @@ use tokio::time::{self, Instant};
 use super::{
     connection::{CallError, Connection},
     me::Me,
-    message::{Form, Formed, Hello, Join, Joined, Refused, RefusedReason, Server, Stage, kind},
+    message::{Form, Formed, Greeting, Hello, Join, Joined, Refused, RefusedReason, Stage, kind},
 };
 use crate::{
     binding::{Binding, Peer},
@@ -66,8 +66,26 @@ struct Word {
 
 /// A server that answered, and the connection to it.
 struct Met {
-    hello: Hello,
+    greeting: Greeting,
     connection: Connection,
+}
+
+impl Met {
+    fn hello(&self) -> &Hello {
+        &self.greeting.hello
+    }
+}
+
+/// A server as the log has it, from what it says of itself.
+fn peer_of(greeting: &Greeting) -> Peer {
+    let (server, more) = (&greeting.hello.server, &greeting.more);
+    Peer {
+        name: server.name.clone(),
+        address: server.address.clone(),
+        http: more.http.clone(),
+        standby: more.standby,
+        replaces: more.replaces,
+    }
 }
 
 impl Formation {
@@ -106,8 +124,9 @@ impl Formation {
     pub async fn take_in(
         &self,
         raft: &Raft<Binding, Machine>,
-        server: &Server,
+        greeting: &Greeting,
     ) -> Result<Joined, Refused> {
+        let server = &greeting.hello.server;
         let members = self.me.members();
         let leader = self.me.leader();
         if !raft.is_leader() {
@@ -127,10 +146,7 @@ impl Formation {
                 ),
             });
         }
-        let peer = Peer {
-            name: server.name.clone(),
-            address: server.address.clone(),
-        };
+        let peer = peer_of(greeting);
         let taken = time::timeout(TAKE_IN_WAIT_MAX, raft.add_learner(server.id, peer, false));
         match taken.await {
             Ok(Ok(_)) => {
@@ -180,7 +196,10 @@ impl Formation {
         addresses.remove(&self.me.server.address);
         let greetings = addresses.iter().map(|address| async move {
             match Connection::open(&self.me, address).await {
-                Ok((connection, hello)) => Some(Met { hello, connection }),
+                Ok((connection, greeting)) => Some(Met {
+                    greeting,
+                    connection,
+                }),
                 Err(CallError::Refused(refused)) => {
                     self.say_once(address, &refused);
                     None
@@ -195,13 +214,17 @@ impl Formation {
             .await
             .into_iter()
             .flatten()
-            .map(|met| (met.hello.server.id, met))
+            .map(|met| (met.hello().server.id, met))
             .collect();
         for met in met.values() {
-            self.me.learn(&met.hello.server);
+            self.me.meet(&met.greeting);
         }
-        for server in met.values().flat_map(|met| &met.hello.known) {
-            self.me.hear_of(server);
+        for met in met.values() {
+            let https = &met.greeting.more.known_http;
+            for server in &met.hello().known {
+                let http = https.iter().find(|(id, _)| *id == server.id);
+                self.me.hear_of(server, http.map_or("", |(_, http)| http));
+            }
         }
         met
     }
@@ -224,15 +247,16 @@ impl Formation {
     }
 
     async fn become_member(&self, raft: &Raft<Binding, Machine>, met: BTreeMap<u64, Met>) {
-        let is_fresh = |met: &&Met| met.hello.stage == Stage::Fresh;
+        // who waits for a person to promote it begins nothing
+        let is_fresh = |met: &&Met| met.hello().stage == Stage::Fresh && !met.greeting.more.standby;
         let fresh: BTreeSet<u64> = met
             .values()
             .filter(is_fresh)
-            .map(|met| met.hello.server.id)
+            .map(|met| met.hello().server.id)
             .chain([self.me.server.id])
             .collect();
         self.me.set_fresh(fresh.clone());
-        let has_members = |met: &Met| met.hello.stage == Stage::Member;
+        let has_members = |met: &Met| met.hello().stage == Stage::Member;
         if met.values().any(has_members) {
             self.join(&met).await;
         } else if self.me.stage() == Stage::Fresh && self.may_form(&fresh, &met) {
@@ -242,20 +266,22 @@ impl Formation {
 
     /// Asks the leader, or who may know it, to be taken in.
     async fn join(&self, met: &BTreeMap<u64, Met>) {
-        let leaders: BTreeSet<u64> = met.values().filter_map(|met| met.hello.leader).collect();
-        let members = met.values().filter(|met| met.hello.stage == Stage::Member);
+        let leaders: BTreeSet<u64> = met.values().filter_map(|met| met.hello().leader).collect();
+        let members = met
+            .values()
+            .filter(|met| met.hello().stage == Stage::Member);
         let mut members: Vec<&Met> = members.collect();
-        members.sort_by_key(|met| !leaders.contains(&met.hello.server.id));
+        members.sort_by_key(|met| !leaders.contains(&met.hello().server.id));
         for met in members {
             let kinds = (kind::JOIN, kind::JOINED);
             let wait_max = TAKE_IN_WAIT_MAX + ANSWER_WAIT_MAX;
             match met.connection.ask(kinds, &Join {}, wait_max).await {
                 Ok(Joined::Done | Joined::Busy) => return,
                 Ok(Joined::NotLeader { leader }) => {
-                    leader.iter().for_each(|leader| self.me.hear_of(leader));
+                    leader.iter().for_each(|leader| self.me.hear_of(leader, ""));
                 }
                 Err(CallError::Refused(refused)) => {
-                    self.say_once(&met.hello.server.address, &refused);
+                    self.say_once(&met.hello().server.address, &refused);
                     return;
                 }
                 Err(error) => tracing::debug!(%error, "no answer to the wish to join"),
@@ -269,11 +295,12 @@ impl Formation {
         let agrees = |id: &u64| {
             // the server itself is not among those it met
             met.get(id).is_none_or(|met| {
-                let sees: BTreeSet<u64> = met.hello.fresh.iter().copied().collect();
-                met.hello.expects == expects && sees == *fresh
+                let sees: BTreeSet<u64> = met.hello().fresh.iter().copied().collect();
+                met.hello().expects == expects && sees == *fresh
             })
         };
         expects > 0
+            && !self.me.standby
             && fresh.len() >= expects as usize
             && fresh.first() == Some(&self.me.server.id)
             && fresh.iter().all(agrees)
@@ -305,18 +332,11 @@ impl Formation {
         if !all_agree || begun.elapsed() > WORDS_WAIT_MAX {
             return;
         }
-        let servers = fresh.iter().filter_map(|id| met.get(id));
-        let servers = servers
-            .map(|met| &met.hello.server)
-            .chain([&self.me.server]);
-        let members: BTreeMap<u64, Peer> = servers
-            .map(|server| {
-                let peer = Peer {
-                    name: server.name.clone(),
-                    address: server.address.clone(),
-                };
-                (server.id, peer)
-            })
+        let own = self.me.greeting();
+        let others = fresh.iter().filter_map(|id| met.get(id));
+        let greetings = others.map(|met| &met.greeting).chain([&own]);
+        let members: BTreeMap<u64, Peer> = greetings
+            .map(|greeting| (greeting.hello.server.id, peer_of(greeting)))
             .collect();
         match raft.initialize(members).await {
             Ok(()) => tracing::info!(servers = ?fresh, "a cluster is formed"),

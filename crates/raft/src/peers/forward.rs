@@ -1,13 +1,15 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
+    change::Leadership,
     connection::CallError,
     convert,
     link::Links,
     me::Me,
-    message::{Propose, Proposed, encode_with, kind},
+    message::{Propose, Proposed, VERSION_MEMBERS, encode_with, kind},
 };
 use crate::{error::ProposeError, replica::Submitted};
 
@@ -18,11 +20,30 @@ const RECORD_WAIT_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Forwarder {
     pub me: Arc<Me>,
     pub links: Arc<Links>,
+    pub leadership: Arc<Leadership>,
     /// What a caller is told to wait when too much is on its way.
     pub retry_after: Duration,
 }
 
 impl Forwarder {
+    /// Who leads, as far as is known.
+    pub fn leader(&self) -> Option<u64> {
+        self.me.leader()
+    }
+
+    /// Asks the leader something that takes version 2.
+    pub async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        leader: u64,
+        kinds: (u8, u8),
+        question: &Q,
+        wait_max: Duration,
+    ) -> Result<A, CallError> {
+        let connection = self.links.to(leader).commands.connection().await?;
+        connection.needs_version(VERSION_MEMBERS)?;
+        connection.ask(kinds, question, wait_max).await
+    }
+
     /// Sends a group to the leader. Groups of one caller keep their order.
     pub async fn submit(
         &self,

@@ -11,6 +11,8 @@ use std::io;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::wire::TLS_FIRST_BYTE;
+
 /// Wire value: append only.
 const MAGIC: [u8; 2] = *b"td";
 /// Wire value: append only. The layout of frames; what they mean is agreed upon by `Hello`.
@@ -42,6 +44,11 @@ pub(crate) enum FrameError {
     Io(#[source] io::Error),
     #[error("what came is not of a tidings server (it begins with {found:02x?})")]
     Magic { found: [u8; 2] },
+    #[error(
+        "the other side speaks TLS and this server does not: set tls_cert, tls_key and tls_ca of \
+         peers on all servers, or on none"
+    )]
+    Tls,
     #[error("frames of version {found} are not known here, only {VERSION}")]
     Version { found: u8 },
     #[error("a message of kind {kind} has {bytes} bytes, {bytes_max} are allowed")]
@@ -69,6 +76,9 @@ pub(crate) async fn read_frame<R: AsyncRead + Unpin>(
     }
     read_rest(reader, &mut head[first..]).await?;
     let [m0, m1, version, kind, rest @ ..] = head;
+    if m0 == TLS_FIRST_BYTE {
+        return Err(FrameError::Tls);
+    }
     if [m0, m1] != MAGIC {
         return Err(FrameError::Magic { found: [m0, m1] });
     }

@@ -110,14 +110,14 @@ impl Link {
         ));
         for address in self.me.addresses_of(self.target) {
             match Connection::open(&self.me, &address).await {
-                Ok((connection, hello)) if hello.server.id == self.target => {
+                Ok((connection, greeting)) if greeting.hello.server.id == self.target => {
                     return Ok(connection);
                 }
-                Ok((_, hello)) => {
+                Ok((_, greeting)) => {
                     self.me.forget(self.target, &address);
                     last = CallError::not_sent(format_args!(
                         "at {address}, server {} answers instead of {}",
-                        hello.server.id, self.target
+                        greeting.hello.server.id, self.target
                     ));
                 }
                 Err(error) => last = error,

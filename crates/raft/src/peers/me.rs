@@ -1,49 +1,84 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use openraft::{RaftMetrics, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
 use parking_lot::Mutex;
 use tidings_timeline::TimelineId;
+use tokio::time::Instant;
 
-use super::message::{Hello, Refused, RefusedReason, Server, Stage, VERSION_MAX, VERSION_MIN};
-use crate::{binding::Binding, machine::MachineShared, status::WaitsFor};
-
-/// Servers that are remembered, so that whoever talks much fills no memory.
-const SERVERS_MAX: usize = 64;
-/// Bytes of a name or an address that are remembered.
-const TEXT_BYTES_MAX: usize = 256;
+use super::{
+    acquaintances::{Acquaintance, Acquaintances},
+    message::{
+        Found, FoundServer, Greeting, Hello, More, Refused, RefusedReason, Server, Stage,
+        VERSION_MAX, VERSION_MIN,
+    },
+    wire::Wire,
+};
+use crate::{
+    binding::{Binding, Peer},
+    config::{Clock, PeersConfig, ReplicaConfig},
+    machine::MachineShared,
+    status::WaitsFor,
+};
 
 /// What this server says of itself, and whom it knows.
 pub(crate) struct Me {
     pub server: Server,
+    /// Where it answers clients.
+    pub http: String,
+    pub standby: bool,
+    pub replaces: Option<u64>,
     pub expects: u32,
+    /// The newest version of the messages that it speaks.
+    pub version_max: u8,
+    pub wire: Wire,
+    pub clock: Clock,
     /// What the data directory says; the state has it only once the log is applied.
     pub stored_timeline: Option<TimelineId>,
     pub machine: Arc<MachineShared>,
     /// Set when the engine is there.
     metrics: OnceLock<WatchReceiverOf<Binding, RaftMetrics<Binding>>>,
-    known: Mutex<BTreeMap<u64, Server>>,
+    known: Mutex<Acquaintances>,
     /// The fresh servers that answered in the last round, this one among them while it is fresh.
     fresh: Mutex<BTreeSet<u64>>,
+    /// The leader that was last heard, and when.
+    heard: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Me {
     pub fn new(
-        server: Server,
-        expects: u32,
+        config: &ReplicaConfig,
+        peers: &PeersConfig,
         stored_timeline: Option<TimelineId>,
         machine: Arc<MachineShared>,
     ) -> Me {
         Me {
-            fresh: Mutex::new(BTreeSet::from([server.id])),
-            server,
-            expects,
+            fresh: Mutex::new(BTreeSet::from([config.node_id])),
+            server: Server {
+                id: config.node_id,
+                name: config.node_name.clone(),
+                address: peers.advertise.clone(),
+            },
+            http: peers.http.clone(),
+            standby: peers.standby,
+            replaces: peers.replaces,
+            expects: peers.bootstrap_expect,
+            version_max: peers
+                .version_max
+                .map_or(VERSION_MAX, |max| max.clamp(VERSION_MIN, VERSION_MAX)),
+            wire: Wire {
+                transport: peers.transport.clone(),
+                tls: peers.tls.clone(),
+            },
+            clock: config.clock.clone(),
             stored_timeline,
             machine,
             metrics: OnceLock::new(),
             known: Mutex::default(),
+            heard: Mutex::default(),
         }
     }
 
@@ -62,22 +97,42 @@ impl Me {
         self.metrics.get()?.borrow_watched().current_leader
     }
 
+    /// Takes note that a leader was heard.
+    pub fn heard(&self, leader: u64) {
+        *self.heard.lock() = Some((leader, Instant::now()));
+    }
+
+    /// How long ago the leader was heard; zero when this server leads.
+    pub fn last_contact(&self) -> Option<Duration> {
+        let leader = self.leader();
+        if leader == Some(self.server.id) {
+            return Some(Duration::ZERO);
+        }
+        let heard = *self.heard.lock();
+        heard.map(|(_, at)| at.elapsed())
+    }
+
     /// The members of the cluster, as this server's log has them.
-    pub fn members(&self) -> BTreeMap<u64, Server> {
+    pub fn peers(&self) -> BTreeMap<u64, Peer> {
         let Some(metrics) = self.metrics.get() else {
             return BTreeMap::new();
         };
         let metrics = metrics.borrow_watched();
         let nodes = metrics.membership_config.membership().nodes();
-        let server = |(&id, peer): (&u64, &crate::binding::Peer)| {
+        nodes.map(|(&id, peer)| (id, peer.clone())).collect()
+    }
+
+    /// The members of the cluster, as this server's log has them.
+    pub fn members(&self) -> BTreeMap<u64, Server> {
+        let server = |(id, peer): (u64, Peer)| {
             let server = Server {
                 id,
-                name: peer.name.clone(),
-                address: peer.address.clone(),
+                name: peer.name,
+                address: peer.address,
             };
             (id, server)
         };
-        nodes.map(server).collect()
+        self.peers().into_iter().map(server).collect()
     }
 
     pub fn stage(&self) -> Stage {
@@ -106,9 +161,9 @@ impl Me {
             Stage::Begun => Some(WaitsFor::Cluster),
             Stage::Fresh => {
                 let known = self.known.lock();
-                let name = |id: &u64| match known.get(id) {
+                let name = |id: &u64| match known.get(*id) {
                     _ if *id == self.server.id => self.server.name.clone(),
-                    Some(server) => server.name.clone(),
+                    Some(known) => known.server.name.clone(),
                     None => id.to_string(),
                 };
                 let mut here: Vec<String> = self.fresh().iter().map(name).collect();
@@ -127,18 +182,34 @@ impl Me {
     /// Everybody but this server: as they introduced themselves, or else as the log has them.
     pub fn others(&self) -> BTreeMap<u64, Server> {
         let mut others = self.members();
-        others.extend(self.known.lock().clone());
+        let known = self.known.lock();
+        others.extend(known.iter().map(|(&id, known)| (id, known.server.clone())));
         others.remove(&self.server.id);
         others
+    }
+
+    /// What is known of a server from itself or from others, beside the log.
+    pub fn acquaintance(&self, id: u64) -> Option<Acquaintance> {
+        self.known.lock().get(id).cloned()
+    }
+
+    /// Where servers answer clients, as they say themselves or as the log has it.
+    pub fn https(&self) -> BTreeMap<u64, String> {
+        let recorded = self.peers().into_iter().map(|(id, peer)| (id, peer.http));
+        let mut https: BTreeMap<u64, String> = recorded.collect();
+        let known = self.known.lock();
+        let said = known.iter().map(|(&id, known)| (id, known.http.clone()));
+        https.extend(said.filter(|(_, http)| !http.is_empty()));
+        https.insert(self.server.id, self.http.clone());
+        https.retain(|_, http| !http.is_empty());
+        https
     }
 
     /// Where to look for a server, the likeliest address first.
     pub fn addresses_of(&self, id: u64) -> Vec<String> {
         let learned = self
-            .known
-            .lock()
-            .get(&id)
-            .map(|server| server.address.clone());
+            .acquaintance(id)
+            .map(|acquaintance| acquaintance.server.address);
         let recorded = self.members().remove(&id).map(|server| server.address);
         let mut addresses: Vec<String> = learned.into_iter().chain(recorded).collect();
         addresses.dedup();
@@ -148,41 +219,30 @@ impl Me {
     }
 
     /// Remembers how a server introduced itself.
-    pub fn learn(&self, server: &Server) {
-        let sound = server.id != self.server.id
-            && !server.address.is_empty()
-            && server.address.len() <= TEXT_BYTES_MAX
-            && server.name.len() <= TEXT_BYTES_MAX;
-        let mut known = self.known.lock();
-        if sound && (known.len() < SERVERS_MAX || known.contains_key(&server.id)) {
-            known.insert(server.id, server.clone());
+    pub fn meet(&self, greeting: &Greeting) {
+        if greeting.hello.server.id != self.server.id {
+            self.known.lock().meet(greeting, (self.clock)());
         }
     }
 
     /// Remembers what others say of a server, unless it has introduced itself.
-    pub fn hear_of(&self, server: &Server) {
-        if !self.known.lock().contains_key(&server.id) {
-            self.learn(server);
+    pub fn hear_of(&self, server: &Server, http: &str) {
+        if server.id != self.server.id {
+            self.known.lock().hear_of(server, http);
         }
     }
 
     /// Forgets an address at which nobody, or somebody else, answered.
     pub fn forget(&self, id: u64, address: &str) {
-        let mut known = self.known.lock();
-        if known
-            .get(&id)
-            .is_some_and(|server| server.address == address)
-        {
-            known.remove(&id);
-        }
+        self.known.lock().forget(id, address);
     }
 
     /// What the first message says.
-    pub fn hello(&self) -> Hello {
+    pub fn greeting(&self) -> Greeting {
         let stage = self.stage();
-        Hello {
+        let hello = Hello {
             version_min: VERSION_MIN,
-            version_max: VERSION_MAX,
+            version_max: self.version_max,
             timeline: self.timeline().map(|timeline| timeline.0),
             server: self.server.clone(),
             stage,
@@ -193,27 +253,69 @@ impl Me {
             },
             known: self.others().into_values().collect(),
             leader: self.leader(),
+        };
+        let space = &self.machine.space;
+        let more = More {
+            http: self.http.clone(),
+            standby: self.standby,
+            replaces: self.replaces,
+            time: (self.clock)().as_unix_micros(),
+            disk_free: space.free(),
+            disk_reserve: space.reserve(),
+            known_http: self.https().into_iter().collect(),
+        };
+        Greeting { hello, more }
+    }
+
+    /// What is told to somebody who looks for servers.
+    pub fn found(&self) -> Found {
+        let (members, leader) = (self.members(), self.leader());
+        let mut https = self.https();
+        let servers = match members.is_empty() {
+            // no cluster yet
+            true => {
+                let mut servers = self.others();
+                servers.insert(self.server.id, self.server.clone());
+                servers
+            }
+            false => members,
+        };
+        let server = |(id, server): (u64, Server)| FoundServer {
+            // of one that was alone before, the log has none
+            server: match id == self.server.id {
+                true => self.server.clone(),
+                false => server,
+            },
+            http: https.remove(&id).unwrap_or_default(),
+            leader: leader == Some(id),
+        };
+        Found {
+            timeline: self.timeline().map(|timeline| timeline.0),
+            servers: servers.into_iter().map(server).collect(),
         }
     }
 
-    /// Whether this server talks to the one that says `hello`.
-    pub fn admit(&self, hello: &Hello) -> Result<(), Refused> {
-        let refused = |reason, sentence| Err(Refused { reason, sentence });
-        if hello.version_max < VERSION_MIN || hello.version_min > VERSION_MAX {
-            return refused(
-                RefusedReason::Versions,
-                format!(
-                    "server {} ({}) speaks versions {} to {} of the peers' protocol, this one {} \
-                     to {}: update the older of the two",
-                    hello.server.id,
-                    hello.server.name,
-                    hello.version_min,
-                    hello.version_max,
-                    VERSION_MIN,
-                    VERSION_MAX
-                ),
-            );
+    /// Whether this server and `whoever` have a version in common.
+    pub fn admit_versions(&self, whoever: &str, min: u8, max: u8) -> Result<(), Refused> {
+        if max >= VERSION_MIN && min <= self.version_max {
+            return Ok(());
         }
+        Err(Refused {
+            reason: RefusedReason::Versions,
+            sentence: format!(
+                "{whoever} speaks versions {min} to {max} of the peers' protocol, this server {} \
+                 to {}: update the older of the two",
+                VERSION_MIN, self.version_max
+            ),
+        })
+    }
+
+    /// Whether this server talks to the one that says `hello`.
+    pub fn admit(&self, greeting: &Greeting) -> Result<(), Refused> {
+        let hello = &greeting.hello;
+        let refused = |reason, sentence| Err(Refused { reason, sentence });
+        let server = format!("server {} ({})", hello.server.id, hello.server.name);
+        self.admit_versions(&server, hello.version_min, hello.version_max)?;
         if hello.server.id == self.server.id {
             return refused(
                 RefusedReason::Itself,

@@ -30,17 +30,32 @@ pub(crate) mod kind {
     pub const JOINED: u8 = 14;
     pub const FORM: u8 = 15;
     pub const FORMED: u8 = 16;
+
+    // 20 to 29: snapshots. From version 2 on.
     pub const OFFER: u8 = 20;
     pub const WANTED: u8 = 21;
     pub const CHUNK: u8 = 22;
     pub const TAKEN: u8 = 23;
     pub const INSTALL: u8 = 24;
     pub const INSTALLED: u8 = 25;
+
+    // From version 2 on.
+    pub const CHANGE: u8 = 30;
+    pub const CHANGED: u8 = 31;
+    pub const READ: u8 = 32;
+    pub const READ_AT: u8 = 33;
+    pub const STANDING: u8 = 34;
+    pub const STANDS: u8 = 35;
+    /// In place of `HELLO`, from somebody who is no server.
+    pub const FIND: u8 = 36;
+    pub const FOUND: u8 = 37;
 }
 
 /// The versions of these messages that this program speaks.
 pub(crate) const VERSION_MIN: u8 = 1;
-pub(crate) const VERSION_MAX: u8 = 1;
+pub(crate) const VERSION_MAX: u8 = 2;
+/// Since when a greeting tells more, and the membership can be changed from every server.
+pub(crate) const VERSION_MEMBERS: u8 = 2;
 
 /// How large a body of a kind may be.
 pub(crate) fn bytes_max(kind: u8) -> usize {
@@ -71,6 +86,51 @@ pub(crate) struct Hello {
     /// Everybody that it knows of.
     pub known: Vec<Server>,
     pub leader: Option<u64>,
+}
+
+/// What a server says of itself besides, from version 2 on: it follows the `Hello`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct More {
+    /// Where it answers clients.
+    pub http: String,
+    /// It waits to be promoted by a person.
+    pub standby: bool,
+    /// The server whose place it takes.
+    pub replaces: Option<u64>,
+    /// What its clock shows, in microseconds since 1970.
+    pub time: i64,
+    /// Bytes free on its disk, and how many must be.
+    pub disk_free: u64,
+    pub disk_reserve: u64,
+    /// Where the servers that it knows answer clients.
+    pub known_http: Vec<(u64, String)>,
+}
+
+/// A greeting as it goes over the wire, in both directions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    pub hello: Hello,
+    pub more: More,
+}
+
+impl Greeting {
+    pub fn encode(&self) -> Result<Bytes, postcard::Error> {
+        let hello = postcard::to_extend(&self.hello, Vec::new())?;
+        let bytes = match self.hello.version_max < VERSION_MEMBERS {
+            true => hello,
+            false => postcard::to_extend(&self.more, hello)?,
+        };
+        Ok(bytes.into())
+    }
+
+    pub fn decode(body: &Bytes) -> Result<Greeting, postcard::Error> {
+        let (hello, rest) = decode_with::<Hello>(body)?;
+        let more = match hello.version_max < VERSION_MEMBERS {
+            true => More::default(),
+            false => decode(&rest)?,
+        };
+        Ok(Greeting { hello, more })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -114,6 +174,12 @@ pub(crate) enum RefusedReason {
     Unexpected,
     /// The name belongs to another server of the cluster.
     NameTaken,
+    /// The clocks of the two servers are too far apart.
+    Clock,
+    /// The server that is to be replaced is still there.
+    Alive,
+    /// The server was removed from the cluster.
+    Removed,
 }
 
 /// Entries, or none as a sign of life. The records follow, one after the other.
@@ -227,6 +293,82 @@ pub(crate) enum Joined {
     },
     /// The membership is changing already: ask again.
     Busy,
+}
+
+/// Asks the leader to change who belongs to the cluster, or who leads. Servers go by name or number.
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Change {
+    Remove { server: String },
+    Promote { server: String },
+    Transfer { to: Option<String> },
+}
+
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Changed {
+    Done,
+    NotLeader {
+        leader: Option<u64>,
+    },
+    /// It cannot be done as things are, and nothing was changed.
+    Refused {
+        sentence: String,
+    },
+    /// It was begun, and its end has not been seen.
+    Unfinished {
+        sentence: String,
+    },
+}
+
+/// Asks the leader up to where to read, for everything that was acknowledged to be seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Read {}
+
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ReadAt {
+    /// The last entry that was acknowledged; `None`: none was.
+    Index(Option<u64>),
+    NotLeader {
+        leader: Option<u64>,
+    },
+    /// No majority has confirmed that this server leads.
+    Unconfirmed,
+}
+
+/// Asks the leader whether the server that speaks belongs to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Standing {}
+
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stands {
+    Member,
+    /// A majority agrees that it does not.
+    Removed,
+    /// This server cannot tell.
+    Unknown,
+}
+
+/// Somebody who is no server asks for servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Find {
+    pub version_min: u8,
+    pub version_max: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Found {
+    pub timeline: Option<u128>,
+    pub servers: Vec<FoundServer>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FoundServer {
+    pub server: Server,
+    pub http: String,
+    pub leader: bool,
 }
 
 /// Asks a fresh server for its word to form a cluster of these servers and no other.
@@ -430,6 +572,74 @@ mod tests {
             &[2, 1, 2],
         );
         pinned(Formed { agreed: true }, &[1]);
+    }
+
+    #[test]
+    fn messages_of_version_2_are_pinned() {
+        pinned(
+            More {
+                http: "h".into(),
+                standby: true,
+                replaces: Some(7),
+                time: -1,
+                disk_free: 3,
+                disk_reserve: 4,
+                known_http: vec![(300, "k".into())],
+            },
+            b"\x01h\x01\x01\x07\x01\x03\x04\x01\xac\x02\x01k",
+        );
+        let server = || "n".to_owned();
+        pinned(Change::Remove { server: server() }, b"\x00\x01n");
+        pinned(Change::Promote { server: server() }, b"\x01\x01n");
+        pinned(Change::Transfer { to: Some(server()) }, b"\x02\x01\x01n");
+        pinned(Changed::Done, &[0]);
+        pinned(Changed::NotLeader { leader: Some(1) }, &[1, 1, 1]);
+        pinned(Changed::Refused { sentence: server() }, b"\x02\x01n");
+        pinned(Changed::Unfinished { sentence: server() }, b"\x03\x01n");
+        pinned(Read {}, &[]);
+        pinned(ReadAt::Index(Some(5)), &[0, 1, 5]);
+        pinned(ReadAt::NotLeader { leader: None }, &[1, 0]);
+        pinned(ReadAt::Unconfirmed, &[2]);
+        pinned(Standing {}, &[]);
+        pinned(Stands::Member, &[0]);
+        pinned(Stands::Removed, &[1]);
+        pinned(Stands::Unknown, &[2]);
+        let find = Find {
+            version_min: 1,
+            version_max: 2,
+        };
+        pinned(find, &[1, 2]);
+        let found = Found {
+            timeline: Some(5),
+            servers: vec![FoundServer {
+                server: Server {
+                    id: 1,
+                    name: "n".into(),
+                    address: "a".into(),
+                },
+                http: "h".into(),
+                leader: true,
+            }],
+        };
+        pinned(found, b"\x01\x05\x01\x01\x01n\x01a\x01h\x01");
+    }
+
+    /// As a server of version 1 sends it: recorded, and never to be changed.
+    #[test]
+    fn a_recorded_greeting_of_version_1_is_read() {
+        let recorded =
+            b"\x01\x01\x01\x05\xac\x02\x01n\x01a\x02\x03\x01\xac\x02\x01\xac\x02\x01n\x01a\x01\x04";
+        let body = Bytes::from_static(recorded);
+        let mut greeting = Greeting::decode(&body).unwrap();
+        assert_eq!(greeting.more, More::default());
+        assert_eq!(greeting.hello.version_max, 1);
+        assert_eq!(greeting.encode().unwrap(), body, "and said in the same way");
+        // One of version 2 is read by version 1 as well, which looks only at what it knows.
+        greeting.hello.version_max = 2;
+        greeting.more.http = "h".into();
+        let body = greeting.encode().unwrap();
+        assert_eq!(decode::<Hello>(&body).unwrap(), greeting.hello);
+        assert_eq!(Greeting::decode(&body).unwrap(), greeting);
     }
 
     #[test]

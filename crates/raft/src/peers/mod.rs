@@ -11,8 +11,11 @@
 //! under their numbers. There are four to each server: what is urgent, what is much, what comes from
 //! clients and whole snapshots do not wait for each other.
 
+mod acquaintances;
+mod change;
 mod connection;
 mod convert;
+mod discover;
 mod formation;
 mod forward;
 mod frame;
@@ -23,14 +26,24 @@ mod me;
 mod message;
 mod network;
 mod serve;
+mod standing;
+mod tls;
 mod transfer;
+mod transport;
+mod wire;
 
+pub(crate) use change::Leadership;
+pub(crate) use connection::CallError;
+pub use discover::{DiscoverError, ServerInfo, discover, discover_over};
 pub(crate) use formation::Formation;
 pub(crate) use forward::Forwarder;
 pub(crate) use keeper::Keeper;
 pub(crate) use lead::Lead;
 pub(crate) use link::Links;
 pub(crate) use me::Me;
-pub(crate) use message::Server;
+pub(crate) use message::{Change, Changed, Read, ReadAt, kind};
 pub(crate) use serve::{Service, listen};
+pub(crate) use standing::StandingWatch;
+pub use tls::{PeersTls, TlsError};
 pub(crate) use transfer::{Gathering, Receiver};
+pub use transport::{PeerStream, TcpTransport, Transport};

@@ -2,9 +2,8 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use openraft::Raft;
+use openraft::{Raft, raft::AppendEntriesResponse};
 use serde::Serialize;
-use tidings_host::net::{TcpListener, TcpStream};
 use tokio::{
     io::{AsyncWriteExt, BufReader, BufWriter},
     sync::{Semaphore, oneshot},
@@ -13,16 +12,19 @@ use tokio::{
 };
 
 use super::{
+    change::Leadership,
     connection::{BUFFER_BYTES, HANDSHAKE_WAIT_MAX},
     convert,
     formation::Formation,
     frame::{Frame, FrameError, SMALL_BODY_BYTES_MAX, read_frame, write_frame},
     me::Me,
     message::{
-        Form, Formed, Hello, Propose, Refused, RefusedReason, bytes_max, decode, decode_with,
-        encode, kind,
+        Find, Form, Formed, Greeting, Propose, Refused, RefusedReason, bytes_max, decode,
+        decode_with, encode, kind,
     },
     transfer::{Chunk, Receiver, Writing},
+    transport::PeerStream,
+    wire::Secured,
 };
 use crate::{
     binding::Binding,
@@ -51,15 +53,17 @@ pub(crate) struct Service {
     pub queue: Arc<Queue>,
     pub formation: Arc<Formation>,
     pub receiver: Arc<Receiver>,
+    pub leadership: Arc<Leadership>,
 }
 
 /// Takes connections until it is dropped, and all of them with it.
-pub(crate) async fn listen(listener: TcpListener, service: Arc<Service>) {
+pub(crate) async fn listen(service: Arc<Service>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let transport = service.me.wire.transport.clone();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = transport.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
         let (stream, address) = match accepted {
@@ -94,6 +98,13 @@ enum ServeError {
     Refused(Refused),
     #[error("the connection failed")]
     Io(#[from] io::Error),
+    #[error("no TLS came about")]
+    Secure(#[source] io::Error),
+    #[error(
+        "this server speaks TLS with the others: set tls_cert, tls_key and tls_ca of peers there as \
+         well"
+    )]
+    Plain,
     #[error("it did not introduce itself within {} s", HANDSHAKE_WAIT_MAX.as_secs())]
     NoHello,
     #[error("it did not take its answers")]
@@ -117,10 +128,21 @@ struct Reply {
 }
 
 impl Service {
-    async fn serve(&self, mut stream: TcpStream) -> Result<(), ServeError> {
-        stream.set_nodelay(true)?;
-        let hello = match time::timeout(HANDSHAKE_WAIT_MAX, self.welcome(&mut stream)).await {
-            Ok(Ok(Some(hello))) => hello,
+    async fn serve(&self, stream: PeerStream) -> Result<(), ServeError> {
+        let secured = time::timeout(HANDSHAKE_WAIT_MAX, self.me.wire.secure(stream)).await;
+        let mut stream = match secured.map_err(|_| ServeError::NoHello)? {
+            Ok(Secured::Ready(stream)) => stream,
+            Ok(Secured::Plain(mut stream)) => {
+                self.refuse(&mut stream, &ServeError::Plain).await;
+                return Err(ServeError::Plain);
+            }
+            // somebody who only looks whether the port is open
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(ServeError::Secure(error)),
+        };
+        let welcomed = time::timeout(HANDSHAKE_WAIT_MAX, self.welcome(&mut stream)).await;
+        let greeting = match welcomed {
+            Ok(Ok(Some(greeting))) => greeting,
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => {
                 self.refuse(&mut stream, &error).await;
@@ -134,8 +156,8 @@ impl Service {
             }
             Err(_) => return Err(ServeError::NoHello),
         };
-        self.me.learn(&hello.server);
-        let (reader, writer) = stream.into_split();
+        self.me.meet(&greeting);
+        let PeerStream { reader, writer } = stream;
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
         let mut replies: FuturesUnordered<BoxFuture<'_, Reply>> = FuturesUnordered::new();
@@ -174,7 +196,7 @@ impl Service {
                         }
                     };
                     bytes += frame.body.len();
-                    let reply = self.begin(&hello, frame).await;
+                    let reply = self.begin(&greeting, frame).await;
                     replies.push(reply);
                     next.set(next_frame(reader));
                 }
@@ -184,8 +206,9 @@ impl Service {
     }
 
     /// Both sides introduce themselves; `None` when the other has gone again.
-    async fn welcome(&self, stream: &mut TcpStream) -> Result<Option<Hello>, ServeError> {
-        let Some(frame) = read_frame(stream, |_| SMALL_BODY_BYTES_MAX).await? else {
+    async fn welcome(&self, stream: &mut PeerStream) -> Result<Option<Greeting>, ServeError> {
+        let PeerStream { reader, writer } = stream;
+        let Some(frame) = read_frame(reader, |_| SMALL_BODY_BYTES_MAX).await? else {
             return Ok(None);
         };
         let malformed = |what: &str| {
@@ -194,25 +217,37 @@ impl Service {
                 sentence: format!("{what}: this port is for other tidings servers"),
             })
         };
+        if frame.kind == kind::FIND {
+            let find: Find = decode(&frame.body)
+                .map_err(|_| malformed("the question for servers cannot be read"))?;
+            self.me
+                .admit_versions("this program", find.version_min, find.version_max)
+                .map_err(ServeError::Refused)?;
+            let found = encode(&self.me.found()).map_err(io::Error::other)?;
+            write_frame(writer, kind::FOUND, frame.request, &[found]).await?;
+            writer.flush().await?;
+            return Ok(None);
+        }
         if frame.kind != kind::HELLO {
             return Err(malformed("the first message is not a greeting"));
         }
-        let hello: Hello =
-            decode(&frame.body).map_err(|_| malformed("the greeting cannot be read"))?;
-        self.me.admit(&hello).map_err(ServeError::Refused)?;
-        let welcome = encode(&self.me.hello()).map_err(io::Error::other)?;
-        write_frame(stream, kind::WELCOME, frame.request, &[welcome]).await?;
-        Ok(Some(hello))
+        let greeting =
+            Greeting::decode(&frame.body).map_err(|_| malformed("the greeting cannot be read"))?;
+        self.me.admit(&greeting).map_err(ServeError::Refused)?;
+        let welcome = self.me.greeting().encode().map_err(io::Error::other)?;
+        write_frame(writer, kind::WELCOME, frame.request, &[welcome]).await?;
+        writer.flush().await?;
+        Ok(Some(greeting))
     }
 
-    async fn refuse(&self, stream: &mut TcpStream, error: &ServeError) {
-        let told = time::timeout(WRITE_WAIT_MAX, refuse(stream, error));
+    async fn refuse(&self, stream: &mut PeerStream, error: &ServeError) {
+        let told = time::timeout(WRITE_WAIT_MAX, refuse(&mut stream.writer, error));
         // whoever does not listen is not told
         let _ = told.await;
     }
 
     /// Takes a request on, in the order in which requests came. What it returns works at it.
-    async fn begin<'s>(&'s self, hello: &'s Hello, frame: Frame) -> BoxFuture<'s, Reply> {
+    async fn begin<'s>(&'s self, greeting: &'s Greeting, frame: Frame) -> BoxFuture<'s, Reply> {
         let Frame {
             kind,
             request,
@@ -229,7 +264,7 @@ impl Service {
             match begun {
                 Begun::Commands(queued) => answer_commands(queued?).await,
                 Begun::Chunk(writing) => reply(kind::TAKEN, &self.receiver.taken(writing?).await?),
-                Begun::Other(body) => self.answer(hello, kind, body).await,
+                Begun::Other(body) => self.answer(greeting, kind, body).await,
             }
         };
         let reply = async move {
@@ -247,12 +282,21 @@ impl Service {
         Box::pin(reply)
     }
 
-    async fn answer(&self, hello: &Hello, kind: u8, body: Bytes) -> Result<(u8, Bytes), Refused> {
+    async fn answer(
+        &self,
+        greeting: &Greeting,
+        kind: u8,
+        body: Bytes,
+    ) -> Result<(u8, Bytes), Refused> {
         match kind {
             kind::APPEND => {
                 let request = convert::append_of(&body).map_err(|error| malformed(&error))?;
+                let leader = request.vote.leader_id.node_id;
                 let appended = self.raft.append_entries(request).await;
                 let appended = appended.map_err(|error| stopped(&error))?;
+                if !matches!(appended, AppendEntriesResponse::HigherVote(_)) {
+                    self.me.heard(leader);
+                }
                 reply(kind::APPENDED, &convert::appended(&appended))
             }
             kind::VOTE | kind::PRE_VOTE => {
@@ -273,12 +317,14 @@ impl Service {
                 reply(kind::TRANSFERRED, &convert::transferred(&transferred))
             }
             kind::JOIN => {
-                let joined = self.formation.take_in(&self.raft, &hello.server).await?;
+                let joined = self.formation.take_in(&self.raft, greeting).await?;
                 reply(kind::JOINED, &joined)
             }
             kind::FORM => {
                 let form: Form = decode(&body).map_err(|error| malformed(&error))?;
-                let agreed = self.formation.agree(hello.server.id, &form.servers);
+                let agreed = self
+                    .formation
+                    .agree(greeting.hello.server.id, &form.servers);
                 reply(kind::FORMED, &Formed { agreed })
             }
             kind::OFFER => {
@@ -289,6 +335,15 @@ impl Service {
                 let install = decode(&body).map_err(|error| malformed(&error))?;
                 let installed = self.receiver.clone().install(install).await?;
                 reply(kind::INSTALLED, &installed)
+            }
+            kind::CHANGE => {
+                let change = decode(&body).map_err(|error| malformed(&error))?;
+                reply(kind::CHANGED, &self.leadership.change(&change).await)
+            }
+            kind::READ => reply(kind::READ_AT, &self.leadership.read_at().await),
+            kind::STANDING => {
+                let stands = self.leadership.standing(greeting.hello.server.id).await;
+                reply(kind::STANDS, &stands)
             }
             other => Err(Refused {
                 reason: RefusedReason::Unexpected,

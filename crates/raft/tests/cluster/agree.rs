@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use tidings_raft::Role;
+use tidings_raft::{MemberRole, Role};
 use tidings_timeline::Outcome;
 
 use crate::cluster::{Cluster, Server, count, in_time, publish, publish_one, until};
@@ -20,7 +20,12 @@ async fn three_servers_form_once_and_hold_one_history() {
     assert_eq!(timelines.len(), 1, "founded once");
     for status in &status {
         assert_eq!(status.members.len(), 3);
-        assert!(status.members.iter().all(|member| member.voter));
+        assert!(
+            status
+                .members
+                .iter()
+                .all(|member| member.role == MemberRole::Voter)
+        );
     }
 
     let mut indexes = BTreeSet::new();
@@ -77,7 +82,10 @@ async fn a_fourth_server_joins_and_gets_a_vote() {
     cluster.addresses.push(address);
     let votes = |replica: &tidings_raft::Replica| {
         let members = replica.status().members;
-        members.len() == 4 && members.iter().all(|member| member.voter)
+        members.len() == 4
+            && members
+                .iter()
+                .all(|member| member.role == MemberRole::Voter)
     };
     for replica in &cluster.replicas {
         until("all four vote", || votes(replica)).await;

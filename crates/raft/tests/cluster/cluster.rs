@@ -5,7 +5,8 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tidings_event::{Index, Limits, NewEvent, Timestamp};
 use tidings_raft::{
-    DiskLimits, PeersConfig, ProposeError, QueueLimits, Replica, ReplicaConfig, VerifyHistory,
+    DiskLimits, PeersConfig, ProposeError, QueueLimits, Replica, ReplicaConfig, TcpTransport,
+    VerifyHistory,
 };
 use tidings_timeline::{BrokerConfig, CommandGroup, Outcome, Settings, Stamper};
 use tokio::{
@@ -92,10 +93,15 @@ impl Server {
         join: &[String],
     ) -> Replica {
         let peers = PeersConfig {
-            listener,
+            transport: TcpTransport::shared(listener, address),
+            tls: None,
             advertise: address.to_owned(),
+            http: format!("http-of-{}", self.name),
             bootstrap_expect: expect,
             join: join.to_vec(),
+            standby: false,
+            replaces: None,
+            version_max: None,
         };
         let replica = Replica::open_with_peers(self.config(), peers).await;
         replica.unwrap()

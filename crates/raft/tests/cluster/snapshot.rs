@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidings_event::{Filter, Index};
-use tidings_raft::Replica;
+use tidings_raft::{MemberRole, Replica};
 use tidings_timeline::{CommandGroup, Subscription, SubscriptionEnd};
 use tokio::time;
 
@@ -108,7 +108,10 @@ async fn a_new_server_gets_state_and_history_when_the_log_is_gone() {
     assert!(!cluster.servers[3].data_dir().join("incoming").exists());
     let votes = |replica: &Replica| {
         let members = replica.status().members;
-        members.len() == 4 && members.iter().all(|member| member.voter)
+        members.len() == 4
+            && members
+                .iter()
+                .all(|member| member.role == MemberRole::Voter)
     };
     until("it votes", || votes(&cluster.replicas[3])).await;
 
