@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -7,9 +8,12 @@ use tidings_event::{EventError, Index};
 use tidings_timeline::Refusal;
 
 use crate::timeline::ProposeFailure;
+use crate::upstream::UpstreamFailure;
 
 /// How long a client is asked to wait when a disk is full: somebody has to make room.
 const DISK_FULL_RETRY: Duration = Duration::from_secs(30);
+/// How long when an agent's spool takes nothing: servers have to come back, or room.
+const SPOOL_RETRY: Duration = Duration::from_secs(10);
 /// How long while there is no leader or the server stops.
 const AWAY_RETRY: Duration = Duration::from_secs(1);
 
@@ -18,7 +22,7 @@ const AWAY_RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
-    pub(crate) code: &'static str,
+    pub(crate) code: Cow<'static, str>,
     pub(crate) message: String,
     retry_after: Option<Duration>,
     details: Map<String, Value>,
@@ -27,12 +31,12 @@ pub(crate) struct ApiError {
 impl ApiError {
     pub(crate) fn new(
         status: StatusCode,
-        code: &'static str,
+        code: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) -> ApiError {
         ApiError {
             status,
-            code,
+            code: code.into(),
             message: message.into(),
             retry_after: None,
             details: Map::new(),
@@ -215,10 +219,34 @@ impl From<ProposeFailure> for ApiError {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", message)
                     .retry_after(AWAY_RETRY)
             }
+            ProposeFailure::SpoolFull { .. } => {
+                ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "spool_full", message)
+                    .retry_after(SPOOL_RETRY)
+            }
+            ProposeFailure::SpoolFailed { .. } => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "spool_failed", message)
+                    .retry_after(SPOOL_RETRY)
+            }
             ProposeFailure::Stopped => ApiError::stopping(),
             ProposeFailure::Unknown => {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", message)
                     .retry_after(AWAY_RETRY)
+            }
+        }
+    }
+}
+
+impl From<UpstreamFailure> for ApiError {
+    fn from(failure: UpstreamFailure) -> ApiError {
+        let message = failure.to_string();
+        match failure {
+            UpstreamFailure::Refused { status, code, .. } => ApiError::new(status, code, message),
+            UpstreamFailure::NoServer { .. } => {
+                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_server", message)
+                    .retry_after(AWAY_RETRY)
+            }
+            UpstreamFailure::Unknown { .. } => {
+                ApiError::new(StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", message)
             }
         }
     }

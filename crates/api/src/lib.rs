@@ -23,6 +23,7 @@ mod closing;
 mod config;
 mod connection;
 mod error;
+mod forward;
 mod go_text;
 mod history;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod state;
 mod status;
 mod stream;
 mod timeline;
+mod upstream;
 mod watched;
 
 pub use app::ApiShared;
@@ -46,4 +48,8 @@ pub use auth::Token;
 pub use config::{ApiConfig, HttpConfig, PublishConfig, StateConfig, StreamConfig};
 pub use openapi::openapi;
 pub use server::ApiServer;
-pub use timeline::{ProposeFailure, Submitted, Timeline, TimelineStatus};
+pub use timeline::{Answer, ProposeFailure, Submitted, Timeline, TimelineStatus};
+pub use upstream::{
+    FollowEnd, FollowFrom, FollowPiece, FollowRequest, Follower, ForwardAnswer, ForwardRequest,
+    Upstream, UpstreamFailure, UpstreamNumber,
+};

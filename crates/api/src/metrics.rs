@@ -148,6 +148,7 @@ pub(crate) struct Metrics {
     pub(crate) stream_damaged: Counter,
     pub(crate) published_transactions: Counter,
     pub(crate) published_duplicates: Counter,
+    pub(crate) published_spooled: Counter,
     pub(crate) publish_refused: Counter,
     pub(crate) publish_overloaded: Counter,
     pub(crate) state_changes: Counter,
@@ -242,6 +243,11 @@ impl Metrics {
             "tidings_published_duplicates_total",
             "Transactions that had been published before.",
             self.published_duplicates.get(),
+        );
+        text.counter(
+            "tidings_published_spooled_total",
+            "Transactions that this agent keeps for the timeline, and said so.",
+            self.published_spooled.get(),
         );
         text.counter(
             "tidings_publish_refused_total",

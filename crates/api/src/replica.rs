@@ -6,14 +6,17 @@ use tidings_raft::{ProposeError, Replica, Role};
 use tidings_timeline::{Broker, Commands, StateView};
 use tokio::sync::watch;
 
-use crate::timeline::{ProposeFailure, Submitted, Timeline, TimelineStatus};
+use crate::timeline::{Answer, ProposeFailure, Submitted, Timeline, TimelineStatus};
 
 impl Timeline for Replica {
     fn submit(&self, group: Commands) -> BoxFuture<'static, Result<Submitted, ProposeFailure>> {
         let replica = self.clone();
         Box::pin(async move {
             let submitted = replica.submit(group).await.map_err(failure)?;
-            Ok(Box::pin(async move { submitted.await.map_err(failure) }) as Submitted)
+            Ok(Box::pin(async move {
+                let outcomes = submitted.await.map_err(failure)?;
+                Ok(outcomes.into_iter().map(Answer::Outcome).collect())
+            }) as Submitted)
         })
     }
 

@@ -12,7 +12,8 @@ use tracing::debug;
 use crate::app::App;
 use crate::auth::{Action, Denied};
 use crate::error::{ApiError, TextError};
-use crate::{history, publish, state, status, stream};
+use crate::upstream::Upstream;
+use crate::{forward, history, publish, state, status, stream};
 
 /// The one path that speaks as Nomad does, errors included.
 const NOMAD_STREAM: &str = "/v1/event/stream";
@@ -130,7 +131,10 @@ async fn admit(
     let metrics = &gate.app.metrics;
     metrics.requests.one();
     let response = match gate.decide(path.as_ref().map(MatchedPath::as_str), request) {
-        Ok(request) => next.run(request).await,
+        Ok(request) => match gate.upstream(path.as_ref()) {
+            Some(upstream) => forward::forward(&gate.app, &upstream, request).await,
+            None => next.run(request).await,
+        },
         Err(response) => *response,
     };
     match response.status().as_u16() {
@@ -142,6 +146,12 @@ async fn admit(
 }
 
 impl Gate {
+    /// Who is asked in turn, when this agent does not hold what the path is about.
+    fn upstream(&self, path: Option<&MatchedPath>) -> Option<Arc<dyn Upstream>> {
+        path.filter(|path| forward::is_of_servers(path.as_str()))?;
+        self.app.timeline.upstream()
+    }
+
     fn decide(&self, path: Option<&str>, request: Request) -> Result<Request, Box<Response>> {
         let Some(path) = path else {
             return Err(Box::new(not_found()));

@@ -22,6 +22,7 @@ use crate::metrics::Counted;
 use crate::publish::{json_response, propose, read_body};
 use crate::query_text::QueryText;
 use crate::stream::compile;
+use crate::timeline::Answer;
 
 /// The types of events that tell of changes which name none.
 const TYPE_PUT: &str = "EntryPut";
@@ -118,8 +119,8 @@ async fn change(
         group
     };
     let index = match propose(app, group).await?.pop() {
-        Some(Outcome::Stored { index } | Outcome::Deleted { index }) => index,
-        Some(Outcome::Refused(refusal)) => {
+        Some(Answer::Outcome(Outcome::Stored { index } | Outcome::Deleted { index })) => index,
+        Some(Answer::Outcome(Outcome::Refused(refusal))) => {
             app.metrics.publish_refused.one();
             return Err(ApiError::from(*refusal));
         }

@@ -12,6 +12,7 @@ use crate::error::ApiError;
 use crate::metrics::Exposition;
 use crate::openapi;
 use crate::publish::json_response;
+use crate::upstream::UpstreamNumber;
 
 /// How long whoever asks for readiness is told to wait.
 const NOT_READY_RETRY: Duration = Duration::from_secs(1);
@@ -26,7 +27,7 @@ fn describe(app: &App) -> Value {
     let view = app.state();
     let broker = app.timeline.broker().stats();
     let metrics = &app.metrics;
-    json!({
+    let mut description = json!({
         "Version": app.config.version,
         "Node": app.config.node_name,
         "Region": app.config.region,
@@ -72,7 +73,12 @@ fn describe(app: &App) -> Value {
             "BlockingQueries": metrics.blocking_queries.get(),
         },
         "Settings": *view.settings,
-    })
+    });
+    let upstream = app.timeline.upstream();
+    for (name, section) in upstream.iter().flat_map(|upstream| upstream.sections()) {
+        description[name] = section;
+    }
+    description
 }
 
 /// `GET /v1/health/live`: the process answers.
@@ -201,6 +207,16 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
         "Reads from disk for streams that had fallen behind.",
         broker.history_reads,
     );
+    let upstream = app.timeline.upstream();
+    for number in upstream.iter().flat_map(|upstream| upstream.numbers()) {
+        let UpstreamNumber {
+            name, help, value, ..
+        } = number;
+        match number.is_counter {
+            true => text.counter(name, help, value),
+            false => text.gauge(name, help, value),
+        }
+    }
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], text.into_text()).into_response()
 }

@@ -7,9 +7,26 @@ use tidings_event::Index;
 use tidings_timeline::{Broker, Commands, Outcome, StateView};
 use tokio::sync::watch;
 
-/// Commands on their way: done when they are durable and applied, with one outcome for each. It goes
+use crate::upstream::Upstream;
+
+/// Commands on their way: done when they are durable and applied, with one answer for each. It goes
 /// on whether it is polled or not.
-pub type Submitted = BoxFuture<'static, Result<Vec<Outcome>, ProposeFailure>>;
+pub type Submitted = BoxFuture<'static, Result<Vec<Answer>, ProposeFailure>>;
+
+/// What became of one command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The timeline has applied it.
+    Outcome(Outcome),
+    /// An agent has it on its disk, and hands it to the timeline when a server can be reached.
+    Spooled,
+}
+
+impl From<Outcome> for Answer {
+    fn from(outcome: Outcome) -> Answer {
+        Answer::Outcome(outcome)
+    }
+}
 
 /// What the HTTP surface needs of a timeline. A replica is one; so is anything that applies
 /// commands in one order and hands the frames to a broker.
@@ -32,6 +49,11 @@ pub trait Timeline: Send + Sync + 'static {
 
     /// How things are.
     fn status(&self) -> TimelineStatus;
+
+    /// Those that hold the timeline, when this is an agent that does not.
+    fn upstream(&self) -> Option<Arc<dyn Upstream>> {
+        None
+    }
 }
 
 /// Why commands were not taken.
@@ -64,6 +86,22 @@ pub enum ProposeFailure {
     /// Nobody can take them now.
     #[error("the timeline has no leader: send again later")]
     NoLeader,
+    /// An agent keeps as much as it may until servers take it.
+    #[error(
+        "no server takes what this agent keeps, and its spool is full ({bytes} bytes, at most {limit}): send again later, or raise spool.bytes_max"
+    )]
+    SpoolFull {
+        /// What it keeps.
+        bytes: u64,
+        /// What it may.
+        limit: u64,
+    },
+    /// An agent cannot keep anything.
+    #[error("this agent cannot write its spool ({reason}): nothing was taken, send again later")]
+    SpoolFailed {
+        /// Why.
+        reason: String,
+    },
     /// The timeline is shut down.
     #[error("the timeline is stopping: send again later")]
     Stopped,

@@ -220,6 +220,19 @@ impl Here {
         url
     }
 
+    /// The URL of a path and query as they came from somebody else.
+    pub(crate) fn target_url(&self, target: &str) -> Url {
+        let mut url = self.target.url.clone();
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let base = self.target.url.path().trim_end_matches('/');
+        url.set_path(&format!("{base}{path}"));
+        url.set_query(query);
+        url
+    }
+
     pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.client.inner.http.request(method, url)
     }
@@ -281,6 +294,12 @@ impl Here {
         if status.is_success() {
             return Ok(response);
         }
+        Err(self.refusal(response).await)
+    }
+
+    /// What an answer that is no success says.
+    pub(crate) async fn refusal(&self, response: Response) -> ClientError {
+        let status = response.status();
         let retry_after = retry_after(response.headers());
         // The status is known; a body that cannot be read only costs the sentence.
         let limit = self.client.inner.config.request_timeout;
@@ -296,12 +315,12 @@ impl Here {
                 message: plain_sentence(&body, status),
             },
         };
-        Err(ClientError::Refused {
+        ClientError::Refused {
             status: status.as_u16(),
             code: facts.code,
             message: facts.message,
             retry_after,
-        })
+        }
     }
 
     async fn read_body(&self, mut response: Response, limit: usize) -> Result<Bytes, ClientError> {

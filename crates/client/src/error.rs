@@ -68,7 +68,7 @@ impl TransportCause {
         self.kind
     }
 
-    fn of(error: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
         let mut innermost = error;
         let mut kind = None;
         while let Some(source) = innermost.source() {

@@ -25,6 +25,7 @@ mod frame_line;
 mod health;
 mod learn;
 mod lines;
+mod pass;
 mod publish;
 mod publish_stream;
 mod state;
@@ -42,6 +43,7 @@ pub use error::{ClientError, ConfigError, TransportCause, Tried};
 pub use frame_line::FrameLine;
 pub use health::Health;
 pub use lines::LINE_BYTES_MAX;
+pub use pass::{PassedAnswer, PassedRequest};
 pub use publish::Published;
 pub use publish_stream::{
     Acknowledgement, Acknowledgements, PublishStreamConfig, Refused, SenderNumbers, StreamClosed,

@@ -68,6 +68,9 @@ const TIMELINE_BYTES_MAX: usize = 64;
 /// peace for longer and longer.
 const CONNECTION_PROVEN: Duration = Duration::from_secs(5);
 
+/// Connections that [`EventStream::open`] makes at most before it leaves the rest to `next`.
+const OPEN_TRIES_MAX: usize = 8;
+
 /// What a stream yields.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -190,6 +193,37 @@ impl Client {
 }
 
 impl EventStream {
+    /// Waits until the first connection is made, for whoever must know whether what was asked for can
+    /// be had before anything comes. [`next`](Self::next) does the same by itself.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next), and with what went wrong when no server was reached: then `next` goes
+    /// on trying.
+    pub async fn open(&mut self) -> Result<(), ClientError> {
+        for _ in 0..=OPEN_TRIES_MAX.min(self.client.addresses().len() * 2) {
+            if !matches!(self.connection, Connection::Connecting) {
+                return Ok(());
+            }
+            let told = match self.connect().await {
+                Ok(reading) => self.opened(reading),
+                Err(error) => self.connection_failed(error),
+            };
+            match told {
+                None => {}
+                Some(Err(error)) => return Err(error),
+                Some(Ok(StreamEvent::Reconnecting { error, delay })) => {
+                    if delay > self.client.config().retry_delay {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(delay).await;
+                    self.connection = Connection::Connecting;
+                }
+                Some(Ok(event)) => self.pending.push_back(event),
+            }
+        }
+        Ok(())
+    }
+
     /// What comes next; waits for as long as it takes.
     ///
     /// `None` after an error: a stream ends only when trying again cannot help.

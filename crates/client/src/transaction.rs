@@ -91,6 +91,12 @@ impl Transaction {
         Ok(Self::from_text(line, events.len()))
     }
 
+    /// A transaction that is one line of JSON already and is sent as it is. When its events bear no
+    /// ids, only a publisher that [numbers](crate::SenderNumbers) what it sends may repeat it.
+    pub fn from_line(line: Bytes, events: usize) -> Self {
+        Self { line, events }
+    }
+
     /// How many events it holds.
     pub fn events(&self) -> usize {
         self.events

@@ -448,11 +448,39 @@ impl<'a> EncodedEvent<'a> {
 
     /// The texts of topic and namespace as they stand in the body.
     pub(crate) fn names(&self) -> Option<(&'a [u8], &'a [u8])> {
+        let (topic, namespace, _) = self.names_and_rest()?;
+        Some((topic, namespace))
+    }
+
+    /// The same, and where in the body the namespace ends.
+    fn names_and_rest(&self) -> Option<(&'a [u8], &'a [u8], usize)> {
         let (topic, at) = field(self.body, 0, b"\"Topic\":\"")?;
         let (_, at) = field(self.body, at, b",\"Type\":\"")?;
         let (_, at) = field(self.body, at, b",\"Key\":\"")?;
-        let (namespace, _) = field(self.body, at, b",\"Namespace\":\"")?;
-        Some((topic, namespace))
+        let (namespace, at) = field(self.body, at, b",\"Namespace\":\"")?;
+        Some((topic, namespace, at))
+    }
+
+    /// Where in the body the filter keys end.
+    pub(crate) fn after_filter_keys(&self) -> Option<usize> {
+        const NAME: &[u8] = b",\"FilterKeys\":";
+        let (_, _, at) = self.names_and_rest()?;
+        let value = self.body.get(at..)?.strip_prefix(NAME)?;
+        let at = at + NAME.len();
+        if value.starts_with(b"null") {
+            return Some(at + 4);
+        }
+        let mut end = 1;
+        let mut in_text = false;
+        loop {
+            match value.get(end)? {
+                b'\\' => end += 1,
+                b'"' => in_text = !in_text,
+                b']' if !in_text => return Some(at + end + 1),
+                _ => {}
+            }
+            end += 1;
+        }
     }
 }
 

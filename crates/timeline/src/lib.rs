@@ -21,6 +21,7 @@ mod command;
 mod dedupe;
 mod frame_batch;
 mod history_reader;
+mod json_form;
 mod outcome;
 mod senders;
 mod settings;

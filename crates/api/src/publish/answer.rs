@@ -6,6 +6,7 @@ use tidings_timeline::Outcome;
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::timeline::Answer;
 
 /// A transaction that has its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub(crate) struct Published {
     pub(crate) index: Index,
     /// It had it before.
     pub(crate) duplicate: bool,
+    /// It has none yet: this agent keeps it until a server is reached.
+    pub(crate) spooled: bool,
 }
 
 impl Published {
@@ -20,13 +23,25 @@ impl Published {
     ///
     /// # Errors
     /// What a publisher is told when the timeline refused.
-    pub(crate) fn of(outcome: Outcome, metrics: &Metrics) -> Result<Published, ApiError> {
+    pub(crate) fn of(answer: Answer, metrics: &Metrics) -> Result<Published, ApiError> {
+        let outcome = match answer {
+            Answer::Outcome(outcome) => outcome,
+            Answer::Spooled => {
+                metrics.published_spooled.one();
+                return Ok(Published {
+                    index: Index::ZERO,
+                    duplicate: false,
+                    spooled: true,
+                });
+            }
+        };
         match outcome {
             Outcome::Published { index } => {
                 metrics.published_transactions.one();
                 Ok(Published {
                     index,
                     duplicate: false,
+                    spooled: false,
                 })
             }
             Outcome::Duplicate { index } => {
@@ -34,6 +49,7 @@ impl Published {
                 Ok(Published {
                     index,
                     duplicate: true,
+                    spooled: false,
                 })
             }
             Outcome::Refused(refusal) => {
@@ -48,8 +64,16 @@ impl Published {
 
     /// Appends the line that answers it.
     pub(crate) fn push_line(self, out: &mut BytesMut) {
-        let Published { index, duplicate } = self;
+        let Published {
+            index,
+            duplicate,
+            spooled,
+        } = self;
         out.reserve(48);
+        if spooled {
+            out.extend_from_slice(b"{\"Spooled\":true}\n");
+            return;
+        }
         out.extend_from_slice(b"{\"Index\":");
         out.extend_from_slice(itoa::Buffer::new().format(index.get()).as_bytes());
         let end: &[u8] = if duplicate {
@@ -65,7 +89,11 @@ impl IntoResponse for Published {
     fn into_response(self) -> Response {
         let mut line = BytesMut::new();
         self.push_line(&mut line);
-        json_response(line.freeze())
+        let mut response = json_response(line.freeze());
+        if self.spooled {
+            *response.status_mut() = StatusCode::ACCEPTED;
+        }
+        response
     }
 }
 

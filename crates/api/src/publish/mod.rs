@@ -15,12 +15,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
-use tidings_timeline::{CommandGroup, Outcome};
+use tidings_timeline::CommandGroup;
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::metrics::Buffered;
+use crate::timeline::Answer;
 pub(crate) use answer::json_response;
 use sender::sender_of;
 
@@ -165,7 +166,7 @@ pub(crate) async fn read_body(app: &App, body: Body, limit: usize) -> Result<Rec
 }
 
 /// Proposes a group and waits for its outcomes.
-pub(crate) async fn propose(app: &App, group: CommandGroup) -> Result<Vec<Outcome>, ApiError> {
+pub(crate) async fn propose(app: &App, group: CommandGroup) -> Result<Vec<Answer>, ApiError> {
     let began = Instant::now();
     let outcomes = match app.timeline.submit(group.complete()).await {
         Ok(submitted) => submitted.await,

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use tidings_event::NewEvent;
-use tidings_timeline::{CommandGroup, Commands, Outcome, SenderNumber, Stamper};
+use tidings_timeline::{CommandGroup, Commands, SenderNumber, Stamper};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::answer::Published;
@@ -20,7 +20,7 @@ use crate::app::{self, App};
 use crate::closing::ClosingWatch;
 use crate::error::ApiError;
 use crate::metrics::Buffered;
-use crate::timeline::{ProposeFailure, Submitted};
+use crate::timeline::{Answer, ProposeFailure, Submitted};
 
 /// Bytes of answers that are gathered before they are handed on.
 const ANSWER_BYTES: usize = 32 << 10;
@@ -394,7 +394,7 @@ impl Answers {
         Poll::Ready(())
     }
 
-    fn answer(&mut self, slots: Vec<Slot>, outcomes: Result<Vec<Outcome>, ProposeFailure>) {
+    fn answer(&mut self, slots: Vec<Slot>, outcomes: Result<Vec<Answer>, ProposeFailure>) {
         let (mut outcomes, failure) = match outcomes {
             Ok(outcomes) => (outcomes.into_iter(), None),
             Err(failure) => (Vec::new().into_iter(), Some(ApiError::from(failure))),

@@ -81,8 +81,8 @@ async fn open(
         Surface::Lines | Surface::WebSocket => "application/json",
     };
     let progress = asked.progress;
+    let source = source::open(app, asked).await?;
     let view = app.state();
-    let source = source::open(app, &view, asked).await?;
     let body = StreamBody::new(app, source, encoding, progress);
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();

@@ -48,6 +48,16 @@ pub(crate) struct StreamRequest {
     pub(crate) progress: bool,
     pub(crate) strict: bool,
     pub(crate) format: Format,
+    /// The filter in the words of the request.
+    pub(crate) asked: Asked,
+}
+
+/// A filter in the words of the request, for a server that is asked in turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) topics: Vec<String>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) expression: Option<String>,
 }
 
 /// Reads the parameters. Texts of errors that Nomad has too are Nomad's, in its order of checks;
@@ -76,6 +86,11 @@ pub(crate) async fn parse(
             ),
         ));
     }
+    let asked = Asked {
+        topics: topics.iter().map(ToString::to_string).collect(),
+        namespace: query.first("namespace").map(str::to_owned),
+        expression: query.get("filter").map(str::to_owned),
+    };
     let topics = TopicSet::parse(topics)
         .map_err(|error| ApiError::bad_request("topic_invalid", error.to_string()))?;
     let index = u64::try_from(index)
@@ -115,6 +130,7 @@ pub(crate) async fn parse(
         progress,
         strict,
         format,
+        asked,
     })
 }
 

@@ -10,6 +10,7 @@ use super::query::{Start, StreamRequest};
 use super::snapshot::{Snapshot, Turn};
 use crate::app::App;
 use crate::error::ApiError;
+use crate::upstream::{FollowEnd, FollowFrom, FollowPiece, FollowRequest, Follower};
 
 /// Slices of at least this many bytes are handed on as they are: joining them would copy more than
 /// a write of their own costs.
@@ -36,8 +37,19 @@ pub(crate) enum Piece {
     Marker(Bytes),
 }
 
-/// What one subscriber is sent, whichever way: first a snapshot, if asked for, then frames.
-pub(crate) struct FrameSource {
+/// What one subscriber is sent, whichever way.
+pub(crate) enum FrameSource {
+    /// Of the timeline that is here.
+    Here(Box<TimelineSource>),
+    /// Of one that is elsewhere.
+    Relayed {
+        app: Arc<App>,
+        follower: Box<dyn Follower>,
+    },
+}
+
+/// What is sent of the timeline that is here: first a snapshot, if asked for, then frames.
+pub(crate) struct TimelineSource {
     app: Arc<App>,
     strict: bool,
     snapshot: Option<Snapshot>,
@@ -49,20 +61,25 @@ pub(crate) struct FrameSource {
     ended: Option<StreamEnd>,
 }
 
-/// Begins to follow; `view` is the state that it begins with.
+/// Begins to follow.
 ///
 /// # Errors
 /// When the reader is strict: 410 when the frame is no longer retained, 409 when it is beyond the
-/// next one. 503 when too many streams are open.
-pub(crate) async fn open(
-    app: &Arc<App>,
-    view: &Arc<StateView>,
-    request: StreamRequest,
-) -> Result<FrameSource, ApiError> {
+/// next one. 503 when too many streams are open, or when those that hold the timeline cannot be
+/// reached.
+pub(crate) async fn open(app: &Arc<App>, request: StreamRequest) -> Result<FrameSource, ApiError> {
     let limit = app.config.stream.streams_max;
     if app.metrics.streams() >= limit {
         return Err(ApiError::too_many_streams(limit));
     }
+    if let Some(upstream) = app.timeline.upstream() {
+        let follower = upstream.follow(relayed(request)).await?;
+        return Ok(FrameSource::Relayed {
+            app: Arc::clone(app),
+            follower,
+        });
+    }
+    let view = &app.state();
     let broker = app.timeline.broker();
     // The broker is where frames come from, so its end counts, not the state's, which may be ahead.
     let newest = broker.newest();
@@ -96,7 +113,7 @@ pub(crate) async fn open(
             view.index.next()
         }
     };
-    Ok(FrameSource {
+    Ok(FrameSource::Here(Box::new(TimelineSource {
         subscription: broker.subscribe(request.filter, from),
         app: Arc::clone(app),
         strict: request.strict,
@@ -104,7 +121,26 @@ pub(crate) async fn open(
         considered: Index::ZERO,
         held: None,
         ended: None,
-    })
+    })))
+}
+
+/// The request in the words of those that are asked in turn.
+fn relayed(request: StreamRequest) -> FollowRequest {
+    FollowRequest {
+        filter: request.filter,
+        topics: request.asked.topics,
+        namespace: request.asked.namespace,
+        expression: request.asked.expression,
+        from: match request.start {
+            Start::Backlog => FollowFrom::Backlog,
+            Start::At(index) => FollowFrom::At(index),
+            Start::Beginning => FollowFrom::Beginning,
+            Start::Now => FollowFrom::Now,
+            Start::Snapshot => FollowFrom::Snapshot,
+        },
+        or_snapshot: request.or_snapshot,
+        strict: request.strict,
+    }
 }
 
 /// Sorts the entries where nobody waits for it.
@@ -119,6 +155,37 @@ async fn take_snapshot(
 }
 
 impl FrameSource {
+    /// Everything up to this frame was sent or does not match.
+    pub(crate) fn considered(&self) -> Index {
+        match self {
+            FrameSource::Here(source) => source.considered(),
+            FrameSource::Relayed { follower, .. } => follower.considered(),
+        }
+    }
+
+    /// The next lines.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, StreamEnd>> {
+        let (app, follower) = match self {
+            FrameSource::Here(source) => return source.poll_next(cx),
+            FrameSource::Relayed { app, follower } => (app, follower),
+        };
+        let piece = match ready!(follower.poll_next(cx)) {
+            Ok(FollowPiece::Frames(lines)) => Piece::Frames(lines),
+            Ok(FollowPiece::State(lines)) => Piece::State(lines),
+            Ok(FollowPiece::Marker(line)) => Piece::Marker(line),
+            Err(FollowEnd::Closed) => return Poll::Ready(Err(StreamEnd::Closed)),
+            Err(FollowEnd::Gone) => {
+                app.metrics.stream_gaps.one();
+                return Poll::Ready(Err(StreamEnd::Gone));
+            }
+        };
+        let (Piece::Frames(bytes) | Piece::State(bytes) | Piece::Marker(bytes)) = &piece;
+        app.metrics.stream_bytes.add(bytes.len() as u64);
+        Poll::Ready(Ok(piece))
+    }
+}
+
+impl TimelineSource {
     /// Everything up to this frame was sent or does not match. While a snapshot is sent, nothing
     /// is: who is cut off then begins again. Never more than there is.
     pub(crate) fn considered(&self) -> Index {

@@ -60,8 +60,8 @@ async fn open(
 ) -> Result<Response, ApiError> {
     let asked = query::parse(&app, query, Surface::WebSocket, None).await?;
     let (format, progress) = (asked.format, asked.progress);
+    let source = source::open(&app, asked).await?;
     let view = app.state();
-    let source = source::open(&app, &view, asked).await?;
     let config = &app.config.stream;
     let upgrade = upgrade
         .read_buffer_size(config.websocket_read_buffer)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use tidings_api::{ProposeFailure, Submitted, Timeline, TimelineStatus};
+use tidings_api::{Answer, ProposeFailure, Submitted, Timeline, TimelineStatus};
 use tidings_event::{DigestFilter, Index, Limits, NewEvent, Timestamp};
 use tidings_timeline::{
     Batch, Broker, BrokerConfig, CommandGroup, Commands, FrameBatch, HistoryError, HistoryRead,
@@ -253,7 +253,7 @@ impl Timeline for MemoryTimeline {
                 if this.inner.gated.load(Ordering::SeqCst) {
                     this.inner.gate.acquire().await.unwrap().forget();
                 }
-                Ok(outcomes)
+                Ok(outcomes.into_iter().map(Answer::Outcome).collect())
             });
             Ok(submitted)
         })
