@@ -12,6 +12,7 @@
 
 mod agent;
 mod http;
+mod network;
 mod pipeline;
 pub mod process;
 mod programs;
@@ -20,6 +21,7 @@ mod recorded;
 
 pub use agent::{Agent, AgentOptions, tidings};
 pub use http::{Response, Stream, connect, request};
+pub use network::{Entered, Link, Namespace, Network};
 pub use pipeline::Pipeline;
 pub use programs::{GoClient, Outcome, PythonClient};
 pub use recorded::{RECORDINGS, RecordedFrame, publish_recording, recorded_frames};
