@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Node, Peer, etcd, nats, tidings};
+use super::{Node, NodeStatus, Peer, etcd, nats, tidings};
 use crate::process::free_addresses;
 
 /// Starts `count` servers that know each other, and waits until clients can use them.
@@ -41,15 +41,9 @@ pub fn await_leader(peer: Peer, nodes: &mut [Node]) -> Result<usize> {
             let leader = nats::stream_leader(addresses[0]).ok()??;
             names.iter().position(|name| *name == leader)
         }
-        _ => {
-            let servers = tidings::get(addresses[0], "/v1/servers").ok()?;
-            let voters = servers["Servers"].as_array()?.iter();
-            let voters = voters.filter(|server| server["Role"] == "voter").count();
-            let leader = servers["Leader"]
-                .as_str()
-                .filter(|_| voters == names.len())?;
-            names.iter().position(|name| name == leader)
-        }
+        _ => addresses
+            .iter()
+            .position(|address| NodeStatus::ask(*address).is_ok_and(|status| status.leads)),
     })
 }
 

@@ -74,6 +74,8 @@ impl Listening {
 /// What a server says of itself.
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
+    /// Whether it leads.
+    pub leads: bool,
     /// The newest frame that it has.
     pub newest: u64,
     /// Bytes of the history.
@@ -95,6 +97,7 @@ impl NodeStatus {
             number.with_context(|| format!("no number {pointer} in {status}"))
         };
         Ok(Self {
+            leads: status["Role"] == "leader",
             newest: number("/Timeline/Newest")?,
             history_bytes: number("/Storage/HistoryBytes")?,
             streams: number("/Http/Streams")?,
