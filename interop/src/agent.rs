@@ -1,10 +1,11 @@
-//! One agent process.
+//! One agent process, alone or as one of a cluster.
 
 use std::fs::{File, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::{Response, Stream, request};
+use crate::network::Namespace;
 
 /// How long an agent may take to come up or go down.
 const LIFECYCLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,14 +31,24 @@ pub struct AgentOptions {
     pub data_dir: Option<PathBuf>,
     /// The token its clients must bear.
     pub token: Option<String>,
+    /// What it is told on its command line beside its addresses and its folders.
+    pub arguments: Vec<String>,
+    /// Whether it listens for other servers.
+    pub has_peers: bool,
+    /// The host it runs on with its address there; this one on loopback when absent.
+    pub host: Option<(Arc<Namespace>, String)>,
 }
 
 /// A running agent and its data directory; both end with this value.
 pub struct Agent {
     child: Child,
     address: SocketAddr,
+    peer: Option<SocketAddr>,
     data_dir: PathBuf,
     token: Option<String>,
+    arguments: Vec<String>,
+    has_peers: bool,
+    host: Option<(Arc<Namespace>, String)>,
     folder: TempDir,
 }
 
@@ -80,6 +92,16 @@ impl Agent {
     /// # Errors
     /// When the agent ends or does not answer in time; the error has the end of its log.
     pub fn start_with(options: AgentOptions) -> Result<Self> {
+        let mut agent = Self::launch(options)?;
+        agent.await_ready()?;
+        Ok(agent)
+    }
+
+    /// Start and wait until it listens; it may have to find others before it is ready.
+    ///
+    /// # Errors
+    /// When the agent ends or does not listen in time; the error has the end of its log.
+    pub fn launch(options: AgentOptions) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary directory")?;
         let data_dir = options
             .data_dir
@@ -95,21 +117,36 @@ impl Agent {
             let text = format!("[http]\ntoken_file = {file:?}\n");
             std::fs::write(config.join("token.toml"), text)?;
         }
-        let child = spawn(folder.path(), &data_dir)?;
+        let start = Start {
+            folder: folder.path(),
+            data_dir: &data_dir,
+            arguments: &options.arguments,
+            has_peers: options.has_peers,
+            host: options.host.as_ref(),
+        };
         let mut agent = Self {
-            child,
+            child: start.spawn(None, None)?,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            peer: None,
             data_dir,
             token: options.token,
+            arguments: options.arguments,
+            has_peers: options.has_peers,
+            host: options.host,
             folder,
         };
-        agent.await_ready()?;
+        agent.await_listening()?;
         Ok(agent)
     }
 
     /// Where it serves HTTP.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for other servers, if it does.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.peer
     }
 
     /// `http://host:port`
@@ -179,6 +216,21 @@ impl Agent {
         self.child.kill().context("cannot kill the agent")?;
         self.child.wait().context("cannot wait for the agent")?;
         Ok(())
+    }
+
+    /// `SIGSTOP`: it stays where it is, and its connections stay open.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// `SIGCONT`.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Whether its process has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// `SIGTERM`.
@@ -257,13 +309,33 @@ impl Agent {
 
     /// Start again on the same data after [`Agent::kill`] or [`Agent::stop`].
     pub fn restart(&mut self) -> Result<()> {
-        self.child = spawn(self.folder.path(), &self.data_dir)?;
+        self.respawn(None)?;
+        self.await_listening()?;
         self.await_ready()
+    }
+
+    /// Start again as [`Agent::restart`] does, at the addresses that it had: others know them. It may
+    /// have to find them before it is ready.
+    pub fn restart_in_place(&mut self) -> Result<()> {
+        self.respawn(Some(self.address))?;
+        self.await_listening()
+    }
+
+    fn respawn(&mut self, address: Option<SocketAddr>) -> Result<()> {
+        let start = Start {
+            folder: self.folder.path(),
+            data_dir: &self.data_dir,
+            arguments: &self.arguments,
+            has_peers: self.has_peers,
+            host: self.host.as_ref(),
+        };
+        self.child = start.spawn(address, self.peer.filter(|_| address.is_some()))?;
+        Ok(())
     }
 
     /// Start again where that is expected to fail; what the agent said.
     pub fn restart_refused(&mut self) -> Result<String> {
-        self.child = spawn(self.folder.path(), &self.data_dir)?;
+        self.respawn(None)?;
         let status = self.await_end()?;
         ensure!(
             !status.success(),
@@ -273,9 +345,44 @@ impl Agent {
         Ok(self.log())
     }
 
-    fn await_ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + LIFECYCLE_TIMEOUT;
+    fn await_listening(&mut self) -> Result<()> {
         let listening = self.data_dir.join("listening.json");
+        self.await_start("listening", |agent| {
+            // The file may be one that a killed agent left: the process id tells.
+            let Some(said) = std::fs::read(&listening)
+                .ok()
+                .and_then(|text| serde_json::from_slice::<Value>(&text).ok())
+                .filter(|said| said["pid"].as_u64() == Some(u64::from(agent.pid())))
+            else {
+                return Ok(false);
+            };
+            let address = |name: &str| {
+                let address = said[name].as_str().map(str::parse).transpose();
+                address.with_context(|| format!("bad address in {said}"))
+            };
+            agent.address = address("http")?.with_context(|| format!("no address in {said}"))?;
+            agent.peer = address("peer")?;
+            Ok(true)
+        })
+    }
+
+    /// Wait until it can take and serve events.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready in time; the error has the end of its log.
+    pub fn await_ready(&mut self) -> Result<()> {
+        self.await_start("ready", |agent| {
+            let answer = request(agent.address, "GET", "/v1/health/ready", &[], b"");
+            Ok(answer.is_ok_and(|answer| answer.status == 200))
+        })
+    }
+
+    fn await_start(
+        &mut self,
+        what: &str,
+        mut is_so: impl FnMut(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + LIFECYCLE_TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!(
@@ -283,24 +390,12 @@ impl Agent {
                     self.log_tail()
                 );
             }
-            // The file may be one that a killed agent left: the process id tells.
-            if let Ok(text) = std::fs::read(&listening)
-                && let Ok(said) = serde_json::from_slice::<Value>(&text)
-                && said["pid"].as_u64() == Some(u64::from(self.pid()))
-                && let Some(address) = said["http"].as_str()
-            {
-                self.address = address
-                    .parse()
-                    .with_context(|| format!("bad address in {said}"))?;
-                if request(self.address, "GET", "/v1/health/ready", &[], b"")
-                    .is_ok_and(|r| r.status == 200)
-                {
-                    return Ok(());
-                }
+            if is_so(self)? {
+                return Ok(());
             }
             if Instant::now() > deadline {
                 bail!(
-                    "the agent was not ready within {LIFECYCLE_TIMEOUT:?}\n{}",
+                    "the agent was not {what} within {LIFECYCLE_TIMEOUT:?}\n{}",
                     self.log_tail()
                 );
             }
@@ -326,16 +421,40 @@ impl Drop for Agent {
     }
 }
 
-fn spawn(folder: &Path, data_dir: &Path) -> Result<Child> {
-    let log = File::create(folder.join("log"))?;
-    Command::new(tidings()?)
-        .args(["agent", "--http", "127.0.0.1:0", "--config"])
-        .arg(folder.join("config"))
-        .arg("--data-dir")
-        .arg(data_dir)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .context("cannot start the agent")
+/// What a process is started with.
+struct Start<'a> {
+    folder: &'a Path,
+    data_dir: &'a Path,
+    arguments: &'a [String],
+    has_peers: bool,
+    host: Option<&'a (Arc<Namespace>, String)>,
+}
+
+impl Start<'_> {
+    /// Starts it, at the addresses that it had or at free ones.
+    fn spawn(&self, http: Option<SocketAddr>, peer: Option<SocketAddr>) -> Result<Child> {
+        let free = format!("{}:0", self.host.map_or("127.0.0.1", |(_, ip)| ip));
+        let text = |address: Option<SocketAddr>| {
+            address.map_or_else(|| free.clone(), |address| address.to_string())
+        };
+        let log = File::create(self.folder.join("log"))?;
+        let mut command = Command::new(tidings()?);
+        command
+            .args(["agent", "--http", &text(http), "--config"])
+            .arg(self.folder.join("config"))
+            .arg("--data-dir")
+            .arg(self.data_dir)
+            .args(self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        if self.has_peers {
+            command.args(["--peer", &text(peer)]);
+        }
+        let spawned = match self.host {
+            Some((namespace, _)) => namespace.within(|| command.spawn())?,
+            None => command.spawn(),
+        };
+        spawned.context("cannot start the agent")
+    }
 }

@@ -33,11 +33,16 @@ pub struct Stream {
 
 /// Connect with the time limits of the tests.
 pub fn connect(address: SocketAddr) -> Result<TcpStream> {
-    let socket = TcpStream::connect_timeout(&address, IO_TIMEOUT)
+    connect_within(address, IO_TIMEOUT)
+}
+
+/// Connect to somebody who may not answer; every wait, later ones too, is given up after `limit`.
+pub fn connect_within(address: SocketAddr, limit: Duration) -> Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&address, limit)
         .with_context(|| format!("cannot connect to {address}"))?;
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(IO_TIMEOUT))?;
-    socket.set_write_timeout(Some(IO_TIMEOUT))?;
+    socket.set_read_timeout(Some(limit))?;
+    socket.set_write_timeout(Some(limit))?;
     Ok(socket)
 }
 
@@ -49,7 +54,19 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<Response> {
-    let mut socket = connect(address)?;
+    request_within(IO_TIMEOUT, address, method, target, headers, body)
+}
+
+/// One request to somebody who may not answer: every wait is given up after `limit`.
+pub fn request_within(
+    limit: Duration,
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
+    let mut socket = connect_within(address, limit)?;
     let mut head = head(method, target, headers);
     if !body.is_empty() {
         head += &format!("Content-Length: {}\r\n", body.len());

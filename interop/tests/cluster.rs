@@ -1,0 +1,56 @@
+//! Three servers as processes, on loopback: killed and stopped under load.
+//!
+//! `cargo xtask cluster --rounds N` runs this longer, against a release build.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::Result;
+use tidings_interop::cluster::{Cluster, ClusterOptions, Load, rounds, verify};
+
+/// Events that have to be taken between two blows.
+const BETWEEN: u64 = 150;
+/// Longer than an election takes: another server leads meanwhile.
+const STOPPED: Duration = Duration::from_secs(3);
+
+#[test]
+fn g1_g2_g4_kill_9_of_leaders_and_followers_loses_and_repeats_nothing() -> Result<()> {
+    let mut cluster = Cluster::start(ClusterOptions::default())?;
+    let load = Load::start(&cluster);
+    load.await_progress(BETWEEN)?;
+    for round in 0..rounds()? {
+        let leader = cluster.leader()?;
+        cluster.servers[leader].kill()?;
+        let waited = load.await_progress(BETWEEN)?;
+        println!("round {round}: without leader {leader}, {BETWEEN} events in {waited:?}");
+        cluster.servers[leader].restart_in_place()?;
+        cluster.servers[leader].await_ready()?;
+
+        let follower = cluster.follower()?;
+        cluster.servers[follower].kill()?;
+        load.await_progress(BETWEEN)?;
+        cluster.servers[follower].restart_in_place()?;
+        cluster.servers[follower].await_ready()?;
+        load.await_progress(BETWEEN)?;
+    }
+    verify(cluster, &load.finish()?)
+}
+
+#[test]
+fn g1_g2_a_leader_that_stands_still_is_replaced_and_catches_up() -> Result<()> {
+    let cluster = Cluster::start(ClusterOptions::default())?;
+    let load = Load::start(&cluster);
+    load.await_progress(BETWEEN)?;
+    for _ in 0..rounds()? {
+        let leader = cluster.leader()?;
+        cluster.servers[leader].pause()?;
+        let others: Vec<usize> = (0..3).filter(|it| *it != leader).collect();
+        cluster.leader_among(&others)?;
+        load.await_progress(BETWEEN)?;
+        // Not a wait for a condition: how long it stands still is what is tried.
+        sleep(STOPPED);
+        cluster.servers[leader].resume()?;
+        load.await_progress(BETWEEN)?;
+    }
+    verify(cluster, &load.finish()?)
+}
