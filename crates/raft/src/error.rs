@@ -57,8 +57,9 @@ pub enum OpenError {
     ///
     /// Starting it with an empty log could make it vote against what it has acknowledged.
     #[error(
-        "server {node} has had a log in {}, which is gone; restore it from a backup, or start with \
-         an empty directory and another server number",
+        "server {node} has had a log in {}, which is gone; restore it from a backup, or, when there \
+         are other servers, run `tidings rebuild --data-dir {}` and start it again",
+        path.display(),
         path.display()
     )]
     LogMissing {
@@ -90,7 +91,8 @@ pub enum OpenError {
     },
     /// The log was cut after a snapshot that is no longer there, or cannot be read.
     #[error(
-        "the log begins after entry {purged}, {}; restore the newest snapshot from a backup",
+        "the log begins after entry {purged}, {}; restore the newest snapshot from a backup, or, when \
+         there are other servers, rebuild this one with `tidings rebuild --data-dir DIR`",
         match covered { Some(last) => format!("the snapshot ends at {last}"), None => "and there is no snapshot".to_owned() }
     )]
     LogBehind {
@@ -98,6 +100,38 @@ pub enum OpenError {
         purged: u64,
         /// The last entry of the newest snapshot that can be read.
         covered: Option<u64>,
+    },
+    /// Something was found damaged while the server ran.
+    #[error(
+        "files of this server were found damaged: {what}; `tidings verify --data-dir {}` tells more. \
+         Run `tidings rebuild --data-dir {}` and start it again to get everything from the other \
+         servers, or restore the file from a backup and remove {}",
+        data_dir.display(),
+        data_dir.display(),
+        note.display()
+    )]
+    FoundDamaged {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// The file that says so.
+        note: PathBuf,
+        /// What it says.
+        what: String,
+    },
+    /// A file could not be moved out of the way.
+    #[error("cannot set {} aside; run the command again when that is mended", path.display())]
+    SetAside {
+        /// The file, or the folder it was to go to.
+        path: PathBuf,
+        /// What failed.
+        #[source]
+        source: io::Error,
+    },
+    /// There are no files of a server in a data directory.
+    #[error("there is nothing to set aside in {}: a server that starts there begins anew", path.display())]
+    NothingToSetAside {
+        /// The data directory.
+        path: PathBuf,
     },
     /// The consensus engine did not start or did not become ready.
     #[error("the consensus engine did not start: {reason}")]

@@ -11,13 +11,16 @@ use tidings_timeline::TimelineId;
 use crate::error::OpenError;
 
 /// The file that says whose data directory it is: the server's number, decimal, and a newline.
-const NODE_FILE: &str = "node";
+pub(crate) const NODE_FILE: &str = "node";
 /// The number of a server whose log has not begun: others may know it by that already.
-const CANDIDATE_FILE: &str = "node.candidate";
+pub(crate) const CANDIDATE_FILE: &str = "node.candidate";
 /// Which timeline the log is of, before the log is read.
-const TIMELINE_FILE: &str = "timeline";
+pub(crate) const TIMELINE_FILE: &str = "timeline";
+
+/// The number of the server that this one takes the place of: one whose files were set aside.
+pub(crate) const REPLACES_FILE: &str = "node.replaces";
 /// The number of a server that was removed from its cluster.
-const REMOVED_FILE: &str = "removed";
+pub(crate) const REMOVED_FILE: &str = "removed";
 
 /// Whose data directory `data_dir` is; `None` while it is nobody's.
 ///
@@ -123,6 +126,28 @@ pub(crate) fn check_not_removed(data_dir: &Path) -> Result<(), OpenError> {
 pub(crate) fn record_removed(data_dir: &Path, node_id: u64) -> Result<(), OpenError> {
     let path = data_dir.join(REMOVED_FILE);
     write_durably(data_dir, &path, node_id).map_err(|source| OpenError::NodeFile { path, source })
+}
+
+/// The server that the one of this data directory takes the place of.
+pub(crate) fn replaces(data_dir: &Path) -> Result<Option<u64>, OpenError> {
+    read_number(data_dir.join(REPLACES_FILE))
+}
+
+/// Notes which server the next one in this directory takes the place of, durably.
+pub(crate) fn record_replaces(data_dir: &Path, node_id: u64) -> Result<(), OpenError> {
+    let path = data_dir.join(REPLACES_FILE);
+    write_durably(data_dir, &path, node_id).map_err(|source| OpenError::NodeFile { path, source })
+}
+
+/// Forgets it: the other one is gone.
+pub(crate) fn forget_replaces(data_dir: &Path) -> Result<(), OpenError> {
+    let path = data_dir.join(REPLACES_FILE);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(OpenError::NodeFile { path, source })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn write_durably(data_dir: &Path, path: &PathBuf, number: impl Display) -> io::Result<()> {

@@ -34,6 +34,7 @@ mod network;
 mod peers;
 mod proposer;
 mod queue;
+mod rebuild;
 mod record;
 mod replica;
 mod retention;
@@ -53,6 +54,7 @@ pub use peers::{
     DiscoverError, PeerStream, PeersTls, ServerInfo, TcpTransport, TlsError, Transport, discover,
     discover_over,
 };
+pub use rebuild::{SetAside, set_aside};
 pub use replica::{Replica, Submitted};
 pub use space::FreeSpace;
 pub use status::{Member, MemberRole, ReplicaStatus, Role, WaitsFor};

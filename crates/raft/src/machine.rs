@@ -39,6 +39,7 @@ use crate::{
     fault::Fault,
     log::Log,
     peers::Gathering,
+    rebuild,
     space::Space,
 };
 
@@ -89,6 +90,9 @@ pub(crate) struct MachineShared {
     /// Held by who writes a snapshot or installs one: the two may come together.
     snapshot_writing: Mutex<()>,
     history_dir: PathBuf,
+    data_dir: PathBuf,
+    /// Whether this server stops when it finds a damaged file: others have what it lacks.
+    stops_when_damaged: AtomicBool,
     /// A snapshot that the leader sends, as far as it has come.
     pub gathering: Mutex<Gathering>,
     /// Bytes of snapshots and their history that went to other servers, and came from them.
@@ -182,6 +186,8 @@ impl MachineShared {
             snapshot_writing: Mutex::default(),
             gathering: Mutex::new(Gathering::new(Incoming::new(&data_dir))),
             history_dir,
+            data_dir,
+            stops_when_damaged: AtomicBool::new(false),
             snapshot_bytes_sent: AtomicU64::new(0),
             snapshot_bytes_received: AtomicU64::new(0),
         }
@@ -237,6 +243,34 @@ impl MachineShared {
         self.broker.swap(broker).close();
     }
 
+    /// From now on a damaged file that a reader finds stops this server. For one that stands alone
+    /// that would only make it worse: what is whole can still be read.
+    pub fn stop_when_damaged(self: &Arc<Self>) {
+        self.stops_when_damaged.store(true, Ordering::Relaxed);
+        self.watch_damage();
+    }
+
+    fn watch_damage(self: &Arc<Self>) {
+        let machine = Arc::downgrade(self);
+        self.history.lock().reader().watch_damage(move |what| {
+            if let Some(machine) = machine.upgrade() {
+                machine.found_damaged(what);
+            }
+        });
+    }
+
+    /// Stops this server, and has the next start say why.
+    pub fn found_damaged(&self, what: &str) {
+        if let Err(error) = rebuild::note_damage(&self.data_dir, what) {
+            tracing::warn!(error = %chain(&error), "what was found damaged is not noted");
+        }
+        self.fault.raise(format!(
+            "files of this server are damaged: {what}; run `tidings rebuild --data-dir {}` and start \
+             it again to get everything from the other servers",
+            self.data_dir.display()
+        ));
+    }
+
     /// Brings a sealed segment to the disk while applying goes on.
     fn complete_in_background(&self, pending: Arc<PendingSeal>) {
         let fault = self.fault.clone();
@@ -284,7 +318,7 @@ impl MachineShared {
     }
 
     /// Puts a leader's history and state in the place of the own. Blocks.
-    fn install(&self, head: &SnapshotHead, state: &[u8]) -> Result<(), SnapshotError> {
+    fn install(self: &Arc<Self>, head: &SnapshotHead, state: &[u8]) -> Result<(), SnapshotError> {
         let _writing = self.snapshot_writing.lock();
         self.check_sound()?;
         let index = head.last.map_or(0, |last| last.index);
@@ -307,6 +341,9 @@ impl MachineShared {
             self.newest_time.fetch_max(time, Ordering::Relaxed);
         }
         *self.history.lock() = history;
+        if self.stops_when_damaged.load(Ordering::Relaxed) {
+            self.watch_damage();
+        }
         *self.last_snapshot.lock() = Some(head.clone());
         self.log
             .set_bytes_since_snapshot(self.log.store().bytes_since(index));

@@ -31,6 +31,7 @@ use crate::{
     peers::{Forwarder, Me},
     proposer::ProposerCounters,
     queue::{Queue, Waiting},
+    rebuild,
     start::{Parts, start},
     status::{ReplicaStatus, Role, WaitsFor},
 };
@@ -139,22 +140,30 @@ impl Replica {
     ///
     /// Returns before the others are found; [`Replica::ready`] waits for that. The server's number
     /// is that of its data directory, made of chance at the first start: `config.node_id` is not
-    /// looked at. Settings are proposed when this server leads for the first time.
+    /// looked at. Settings are proposed when this server leads for the first time. After
+    /// [`set_aside`](crate::set_aside) it takes the place of the server that was there before.
     ///
     /// # Errors
     ///
     /// When the files are damaged.
     pub async fn open_with_peers(
         mut config: ReplicaConfig,
-        peers: PeersConfig,
+        mut peers: PeersConfig,
     ) -> Result<Replica, OpenError> {
         let data_dir = config.data_dir.clone();
-        let id = tidings_host::spawn_blocking(move || identity::own_or_new(&data_dir)).await;
-        config.node_id = id.unwrap_or_else(|error| {
+        let ids = tidings_host::spawn_blocking(move || {
+            rebuild::check_undamaged(&data_dir)?;
+            let id = identity::own_or_new(&data_dir)?;
+            Ok((id, identity::replaces(&data_dir)?))
+        });
+        let (id, replaces) = ids.await.unwrap_or_else(|error| {
             Err(OpenError::Engine {
                 reason: format!("opening ended with a panic ({error})"),
             })
         })?;
+        config.node_id = id;
+        // one whose files were set aside, unless that was interrupted
+        peers.replaces = peers.replaces.or(replaces).filter(|&old| old != id);
         Replica::start(config, Some(peers)).await
     }
 

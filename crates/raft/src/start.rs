@@ -101,6 +101,9 @@ pub(crate) async fn start(
     let (data_dir, mut machine) = files.into_machine(config, home, &fault)?;
     let machine_ended = machine.watch_end();
     let shared = machine.shared();
+    if peers.is_some() {
+        shared.stop_when_damaged();
+    }
 
     let entries_kept = match peers {
         Some(_) => config.disk.log_entries_kept_for_peers,

@@ -165,7 +165,8 @@ pub(crate) fn verify_help(path: &Path) -> String {
         .and_then(Path::parent)
         .unwrap_or(Path::new("."));
     format!(
-        "run `tidings verify --data-dir {}` for the whole picture, then restore the file from a backup or move the data directory away",
+        "run `tidings verify --data-dir {}` for the whole picture, then restore the file from a backup, or, when there are other servers, get everything from them with `tidings rebuild --data-dir {}`",
+        data_dir.display(),
         data_dir.display()
     )
 }

@@ -8,6 +8,7 @@ use crate::config_check::ConfigCheckArgs;
 use crate::connection::Connection;
 use crate::man::ManArgs;
 use crate::publish::PublishArgs;
+use crate::rebuild::RebuildArgs;
 use crate::state::StateVerb;
 use crate::status::StatusArgs;
 use crate::stream::StreamArgs;
@@ -59,6 +60,11 @@ pub enum Verb {
     /// Check the files of a data directory, without changing them
     #[command(after_help = "Example:\n  tidings verify --data-dir /var/lib/tidings")]
     Verify(VerifyArgs),
+    /// Set the files of a damaged server aside, for it to get everything from the others
+    #[command(
+        after_help = "Example:\n  systemctl stop tidings\n  tidings rebuild --data-dir /var/lib/tidings\n  systemctl start tidings\n\nThe old files stay in a folder damaged-… of the data directory. The server comes back under a\nnew number that takes the place of the old one. Only for servers that have others: what is on\none server alone is restored from a backup."
+    )]
+    Rebuild(RebuildArgs),
     /// Look at the configuration of the agent
     #[command(
         subcommand,

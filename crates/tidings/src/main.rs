@@ -1,7 +1,7 @@
 //! `tidings`: one ordered, durable, replayable timeline of everything that happens in a cluster.
 //!
 //! A file for each verb. `agent` and `config check` are the server's side; all other verbs but
-//! `verify` talk to an agent over HTTP.
+//! `verify` and `rebuild` talk to an agent over HTTP.
 
 mod agent;
 mod cli;
@@ -15,6 +15,7 @@ mod man;
 mod output;
 mod publish;
 mod publish_lines;
+mod rebuild;
 mod state;
 mod status;
 mod stream;
@@ -54,6 +55,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::State(verb) => block_on(state::run(verb, connection.client()?)),
         Verb::Status(args) => block_on(status::run(args, connection.client()?)),
         Verb::Verify(args) => verify::run(&args),
+        Verb::Rebuild(args) => rebuild::run(&args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
     }

@@ -347,6 +347,36 @@ fn verify_finds_a_flipped_byte() {
 }
 
 #[test]
+fn rebuild_sets_the_files_of_a_stopped_server_aside() {
+    let data = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(data.path());
+    agent.ok(&["publish", "T", "t", "--key", "first"]);
+    let rebuild = || output(tidings().arg("rebuild").arg("--data-dir").arg(data.path()));
+    let locked = rebuild();
+    assert_eq!(locked.status.code(), Some(1), "{}", told(&locked));
+    assert!(told(&locked).contains("in use by"), "{}", told(&locked));
+    assert!(data.path().join("node").exists());
+    agent.kill();
+
+    let done = rebuild();
+    assert!(done.status.success(), "{}", told(&done));
+    let stdout = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        stdout.contains("history, raft, snapshots, node are in"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("--join HOST:7481"), "{stdout}");
+    assert!(!data.path().join("history").exists());
+    let nothing = rebuild();
+    assert_eq!(nothing.status.code(), Some(1), "{}", told(&nothing));
+    assert!(
+        told(&nothing).contains("nothing to set aside"),
+        "{}",
+        told(&nothing)
+    );
+}
+
+#[test]
 fn ctrl_c_ends_a_stream_and_a_publisher() {
     let data = tempfile::tempdir().unwrap();
     let agent = Agent::start(data.path());

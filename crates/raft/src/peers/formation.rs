@@ -248,7 +248,11 @@ impl Formation {
 
     async fn become_member(&self, raft: &Raft<Binding, Machine>, met: BTreeMap<u64, Met>) {
         // who waits for a person to promote it begins nothing
-        let is_fresh = |met: &&Met| met.hello().stage == Stage::Fresh && !met.greeting.more.standby;
+        // and who takes the place of another, neither
+        let is_fresh = |met: &&Met| {
+            let more = &met.greeting.more;
+            met.hello().stage == Stage::Fresh && !more.standby && more.replaces.is_none()
+        };
         let fresh: BTreeSet<u64> = met
             .values()
             .filter(is_fresh)
@@ -301,6 +305,7 @@ impl Formation {
         };
         expects > 0
             && !self.me.standby
+            && self.me.replaces.is_none()
             && fresh.len() >= expects as usize
             && fresh.first() == Some(&self.me.server.id)
             && fresh.iter().all(agrees)

@@ -5,8 +5,8 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tidings_event::{Index, Limits, NewEvent, Timestamp};
 use tidings_raft::{
-    DiskLimits, PeersConfig, ProposeError, QueueLimits, Replica, ReplicaConfig, TcpTransport,
-    VerifyHistory,
+    DiskLimits, OpenError, PeersConfig, ProposeError, QueueLimits, Replica, ReplicaConfig,
+    TcpTransport, VerifyHistory,
 };
 use tidings_timeline::{BrokerConfig, CommandGroup, Outcome, Settings, Stamper};
 use tokio::{
@@ -92,6 +92,18 @@ impl Server {
         expect: u32,
         join: &[String],
     ) -> Replica {
+        self.try_start_at(listener, address, expect, join)
+            .await
+            .unwrap()
+    }
+
+    pub async fn try_start_at(
+        &self,
+        listener: TcpListener,
+        address: &str,
+        expect: u32,
+        join: &[String],
+    ) -> Result<Replica, OpenError> {
         let peers = PeersConfig {
             transport: TcpTransport::shared(listener, address),
             tls: None,
@@ -103,8 +115,7 @@ impl Server {
             replaces: None,
             version_max: None,
         };
-        let replica = Replica::open_with_peers(self.config(), peers).await;
-        replica.unwrap()
+        Replica::open_with_peers(self.config(), peers).await
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod agree;
 mod cluster;
+mod damage;
 mod leave;
 mod proxy;
 mod refuse;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -38,6 +38,17 @@ pub struct HistoryFiles {
     /// Indexes of sealed segments whose files are not complete yet.
     pinned: Mutex<Vec<(u64, Arc<[IndexEntry]>)>>,
     buffers: BufferPool,
+    /// Who is told of damage.
+    on_damage: OnceLock<OnDamage>,
+}
+
+/// Told, in words, of a file that was found damaged.
+struct OnDamage(Box<dyn Fn(&str) + Send + Sync>);
+
+impl std::fmt::Debug for OnDamage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnDamage")
+    }
 }
 
 /// Which segments there are.
@@ -124,7 +135,10 @@ impl HistoryReader for HistoryFiles {
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
         match self.try_read(from.get(), bytes_max, want) {
             // A segment that retention has taken away meanwhile is a gap and nothing worse.
-            Err(error) => Err(self.gap(from.get()).unwrap_or(error)),
+            Err(error) => Err(self.gap(from.get()).unwrap_or_else(|| {
+                self.tell_of_damage(&error);
+                error
+            })),
             read => read,
         }
     }
@@ -146,6 +160,19 @@ impl HistoryFiles {
             indexes: Mutex::new(Recent::new(CACHED_ENTRIES_MAX, <[IndexEntry]>::len)),
             pinned: Mutex::default(),
             buffers: BufferPool::default(),
+            on_damage: OnceLock::new(),
+        }
+    }
+
+    /// Has `tell` called, in words, when a read finds a damaged file. Set once.
+    pub fn watch_damage(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
+        // The first one stays.
+        let _ = self.on_damage.set(OnDamage(Box::new(tell)));
+    }
+
+    fn tell_of_damage(&self, error: &HistoryError) {
+        if let (HistoryError::Damaged { .. }, Some(tell)) = (error, self.on_damage.get()) {
+            (tell.0)(&error.to_string());
         }
     }
 

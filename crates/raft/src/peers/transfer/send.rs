@@ -91,10 +91,7 @@ pub(crate) async fn send(
         )
     {
         // Nobody can be given this history, and this server should not be asked for it either.
-        machine.fault.raise(format!(
-            "the history of this server is damaged: {}",
-            chain(error)
-        ));
+        machine.found_damaged(&chain(error));
     }
     sent
 }
