@@ -44,6 +44,7 @@ mod start;
 mod status;
 #[cfg(test)]
 mod store_suite;
+mod successor;
 mod upkeep;
 
 pub use config::{Clock, DiskLimits, PeersConfig, QueueLimits, ReplicaConfig, VerifyHistory};

@@ -34,6 +34,7 @@ use crate::{
     rebuild,
     start::{Parts, start},
     status::{ReplicaStatus, Role, WaitsFor},
+    successor::ask_to_lead,
 };
 
 /// How long a shutdown waits for what is in flight to be answered.
@@ -523,23 +524,10 @@ impl Replica {
     /// leader. [`Replica::shutdown`] does it as well.
     pub async fn hand_over(&self) {
         let raft = &self.inner.raft;
-        if !raft.is_leader() {
-            return;
-        }
         let node_id = self.inner.node_id;
-        let successor = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let voters = metrics.membership_config.membership().voter_ids();
-            let has = |id: &u64| metrics.replication.as_ref().and_then(|all| *all.get(id)?);
-            voters.filter(|&id| id != node_id).max_by_key(has)
-        };
-        let Some(successor) = successor else {
+        let Some(successor) = ask_to_lead(raft).await else {
             return;
         };
-        if raft.trigger().transfer_leader(successor).await.is_err() {
-            return;
-        }
         let wait = raft.wait(Some(HAND_OVER_WAIT_MAX));
         let led = wait.metrics(
             |metrics| {

@@ -18,13 +18,20 @@ use crate::{
     queue::{Queue, Waiting},
     retention::{self, Extent, Keep, Plan},
     space::Space,
+    successor::ask_to_lead,
 };
 
 /// How often the engine's health and the size of the log are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a leader waits for retention to make room before another server leads instead.
+const SHORT_LEAD_MAX: Duration = Duration::from_secs(2);
+/// How often the lead is given away for want of space: where all are short, it would go round.
+const STEP_ASIDE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// What has to be done from time to time: snapshots when the log has grown, retention when this
-/// server leads, and noticing that the engine has stopped.
+/// server leads, giving the lead away when there is no space here, and noticing that the engine has
+/// stopped.
 pub(crate) struct Upkeep {
     pub raft: Raft<Binding, Machine>,
     pub machine: Arc<MachineShared>,
@@ -44,6 +51,7 @@ impl Upkeep {
         let mut look = time::interval(look);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retention_due = Instant::now() + self.disk.retention_interval;
+        let mut step_aside_due = None;
         loop {
             look.tick().await;
             if !self.is_well() {
@@ -63,7 +71,29 @@ impl Upkeep {
                 self.retain(short).await;
                 retention_due = Instant::now() + self.disk.retention_interval;
             }
+            if !short {
+                step_aside_due = None;
+                continue;
+            }
+            let due = *step_aside_due.get_or_insert_with(|| Instant::now() + SHORT_LEAD_MAX);
+            if Instant::now() >= due && self.step_aside().await {
+                step_aside_due = Some(Instant::now() + STEP_ASIDE_INTERVAL);
+            }
         }
+    }
+
+    /// Lets another server lead, which may have the space that this one lacks; `false` when this
+    /// one does not lead or nobody else can.
+    async fn step_aside(&self) -> bool {
+        let Some(successor) = ask_to_lead(&self.raft).await else {
+            return false;
+        };
+        tracing::warn!(
+            successor,
+            free = self.space.free(),
+            "no space here for what comes in: another server is asked to lead"
+        );
+        true
     }
 
     /// Whether the engine runs. When it has stopped without being told to, that is a fault.

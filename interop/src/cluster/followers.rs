@@ -127,7 +127,7 @@ impl<F: Fn() -> bool> Follower<F> {
         for name in ["TIDINGS_TOKEN", "TIDINGS_NAMESPACE"] {
             command.env_remove(name);
         }
-        command.env("TIDINGS_ADDR", &urls[0]);
+        command.env("TIDINGS_ADDR", urls.join(","));
         let mut stream = Running::of(&mut command)?;
         while !self.has(last) {
             match stream.printed_within(LOOK) {

@@ -1,9 +1,9 @@
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use tidings_raft::Replica;
+use tidings_raft::{FreeSpace, Replica};
 
 use crate::cluster::{Cluster, Server, count, in_time, publish_one, until};
 
@@ -95,4 +95,29 @@ async fn wait_until_free(server: &Server) {
         tidings_store::DataDir::open(&server.data_dir()).is_ok()
     })
     .await;
+}
+
+/// The others have space, and go on without the one that has none leading them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_space_gives_the_lead_away() {
+    const RESERVE: u64 = 1 << 20;
+    let free: [Arc<AtomicU64>; 3] = std::array::from_fn(|_| Arc::new(AtomicU64::new(2 * RESERVE)));
+    let mut number = 0;
+    let servers = ["a", "b", "c"].map(|name| {
+        let mut server = Server::new(name);
+        let free = free[number].clone();
+        number += 1;
+        server.disk.free_reserve = RESERVE;
+        server.disk.free_space = Some(FreeSpace::new(move || free.load(Ordering::SeqCst)));
+        server
+    });
+    let cluster = Cluster::of(servers).await;
+    publish_one(&cluster.replicas[0], "before").await;
+    let leader = cluster.leader().await;
+    free[leader].store(RESERVE / 2, Ordering::SeqCst);
+    let replica = &cluster.replicas[leader];
+    until("another server leads", || !replica.is_leader()).await;
+    publish_one(replica, "after").await;
+    cluster.check_one_history().await;
+    cluster.shutdown().await;
 }
