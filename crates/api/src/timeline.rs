@@ -20,6 +20,13 @@ pub enum Answer {
     Outcome(Outcome),
     /// An agent has it on its disk, and hands it to the timeline when a server can be reached.
     Spooled,
+    /// A server refused it for what it is.
+    Refused {
+        /// Its code.
+        code: String,
+        /// Its sentence.
+        message: String,
+    },
 }
 
 impl From<Outcome> for Answer {

@@ -26,6 +26,10 @@ impl Published {
     pub(crate) fn of(answer: Answer, metrics: &Metrics) -> Result<Published, ApiError> {
         let outcome = match answer {
             Answer::Outcome(outcome) => outcome,
+            Answer::Refused { code, message } => {
+                metrics.publish_refused.one();
+                return Err(ApiError::new(refused_status(&code), code, message));
+            }
             Answer::Spooled => {
                 metrics.published_spooled.one();
                 return Ok(Published {
@@ -82,6 +86,15 @@ impl Published {
             b"}\n"
         };
         out.extend_from_slice(end);
+    }
+}
+
+/// The status for what a server refused by this code.
+fn refused_status(code: &str) -> StatusCode {
+    match code {
+        "partly_duplicate" => StatusCode::CONFLICT,
+        code if code.ends_with("_too_large") => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
     }
 }
 

@@ -36,6 +36,11 @@ pub(crate) async fn publish(State(app): State<Arc<App>>, request: Request) -> Re
         Err(error) => return error.into_response(),
     };
     let result = match media_type(&parts.headers).as_deref() {
+        _ if sender.is_some() && app.timeline.upstream().is_some() => Err(ApiError::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "sender_unsupported",
+            "this agent holds no timeline and numbers what it takes by itself: send without X-Tidings-Sender, or to a server",
+        )),
         Some("application/json") => json::publish(&app, sender, body).await,
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
             return ndjson::publish(app, &parts.headers, sender, body).await;

@@ -1,0 +1,27 @@
+//! An agent that holds no timeline: it keeps what it takes until a server has it, and relays one
+//! stream to many.
+//!
+//! ```text
+//!              ┌────────────────────────── Relay ──────────────────────────┐
+//!  publish ───▶│ spool ──▶ forwarder ══ numbered, in order, once ══════════│══▶ any server
+//!              │   └─ on disk, bounded; 202 once it is flushed there       │
+//!  state ─────▶│ forward ──────────────────────────────────────────────────│──▶ any server
+//!  stream ◀────│ reader ◀── ring ◀── view ◀── hub ◀══ one for each topic set│═══ any server
+//!              │    └────── a stream of its own, until it meets the ring ◀──│─── any server
+//!              └────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The HTTP surface before it is that of a server: `tidings-api` with this as its timeline.
+
+mod config;
+mod follower;
+mod forwarder;
+mod hub;
+mod relay;
+mod ring;
+mod servers;
+mod spool;
+
+pub use config::{FindServers, RelayConfig};
+pub use relay::{Relay, RelayError};
+pub use spool::SpoolError;

@@ -1,0 +1,553 @@
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use thiserror::Error;
+use tidings_api::{
+    Answer, FollowFrom, FollowRequest, Follower, ForwardAnswer, ForwardRequest, ProposeFailure,
+    Submitted, Timeline, TimelineStatus, Upstream, UpstreamFailure, UpstreamNumber,
+};
+use tidings_client::{Client, ClientError, ConfigError, From, PassedRequest, StreamRequest};
+use tidings_event::{DigestFilter, Index};
+use tidings_timeline::{
+    Broker, BrokerConfig, Commands, HistoryError, HistoryRead, HistoryReader, Settings,
+    StateMachine, StateView, TimelineId,
+};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
+
+use crate::config::RelayConfig;
+use crate::follower::Reader;
+use crate::forwarder::{Counts, Forwarder, chain};
+use crate::hub::{Hub, ViewKey, canonical};
+use crate::servers::{Reach, Servers};
+use crate::spool::{NotTaken, Spool, SpoolError};
+
+/// How long a reader waits for a server before it is told that there is none.
+const OPEN_WAIT: Duration = Duration::from_secs(10);
+
+/// What a publisher waits that comes faster than the disk.
+const BUSY_RETRY: Duration = Duration::from_millis(20);
+
+/// How much longer than other requests a blocking query may take: the longest wait, and its jitter.
+const BLOCKING_EXTRA: Duration = Duration::from_secs(11 * 60);
+
+/// Why an agent without a timeline cannot start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RelayError {
+    /// Its spool cannot be used.
+    #[error("the spool cannot be opened")]
+    Spool(#[from] SpoolError),
+    /// Servers cannot be asked.
+    #[error("servers cannot be asked as configured")]
+    Servers(#[from] ConfigError),
+}
+
+/// An agent without a timeline. A handle: clones are the same one.
+#[derive(Clone)]
+pub struct Relay {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    spool: Spool,
+    servers: Servers,
+    hub: Hub,
+    counts: Arc<Counts>,
+    newest: Arc<AtomicU64>,
+    answer_within: Duration,
+    /// Readers that went on by a stream of their own, since the start.
+    behind: Arc<AtomicU64>,
+    broker: Arc<Broker>,
+    empty: Arc<StateView>,
+    applied: watch::Sender<Index>,
+    stop: CancellationToken,
+    forwarding: parking_lot::Mutex<Option<JoinHandle<()>>>,
+}
+
+/// There is no history here.
+struct NoHistory;
+
+impl HistoryReader for NoHistory {
+    fn oldest(&self) -> Index {
+        Index::FIRST
+    }
+
+    fn newest(&self) -> Index {
+        Index::ZERO
+    }
+
+    fn read(&self, _: Index, _: usize, _: &DigestFilter) -> Result<HistoryRead, HistoryError> {
+        Err(HistoryError::Gap {
+            oldest: Index::FIRST,
+        })
+    }
+}
+
+impl Relay {
+    /// Opens the spool and begins to send what is in it. Servers need not be there.
+    ///
+    /// # Errors
+    /// When the spool cannot be used. Nothing that was taken is lost by that.
+    pub async fn start(config: RelayConfig) -> Result<Relay, RelayError> {
+        let servers = Servers::new(&config)?;
+        let (directory, bytes_max) = (config.spool_dir.clone(), config.spool_bytes_max);
+        let opened = tokio::task::spawn_blocking(move || Spool::open(&directory, bytes_max));
+        let spool = opened.await.map_err(|error| SpoolError::Io {
+            path: config.spool_dir.clone(),
+            source: io::Error::other(error),
+        })??;
+        let stop = CancellationToken::new();
+        if let Some(find) = &config.find {
+            tokio::spawn(servers.clone().look(Arc::clone(find), stop.clone()));
+        }
+        let (counts, newest) = (Arc::new(Counts::default()), Arc::new(AtomicU64::new(0)));
+        let forwarder = Forwarder {
+            spool: spool.clone(),
+            servers: servers.clone(),
+            counts: Arc::clone(&counts),
+            newest: Arc::clone(&newest),
+        };
+        let forwarding = tokio::spawn(forwarder.run(stop.clone()));
+        let hub = Hub::new(
+            servers.clone(),
+            config.upstreams_max,
+            config.ring_bytes,
+            Arc::clone(&newest),
+            stop.clone(),
+        );
+        let broker = Broker::new(Arc::new(NoHistory), Index::ZERO, BrokerConfig::default());
+        Ok(Relay {
+            inner: Arc::new(Inner {
+                spool,
+                servers,
+                hub,
+                counts,
+                newest,
+                answer_within: config.answer_within,
+                behind: Arc::new(AtomicU64::new(0)),
+                broker,
+                empty: StateMachine::new(Settings::default()).view(),
+                applied: watch::Sender::new(Index::ZERO),
+                stop,
+                forwarding: parking_lot::Mutex::new(Some(forwarding)),
+            }),
+        })
+    }
+
+    /// Ends what runs, and writes down how far the timeline is. What was taken stays in the spool.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        let forwarding = self.inner.forwarding.lock().take();
+        if let Some(forwarding) = forwarding {
+            let _ = forwarding.await;
+        }
+        let spool = self.inner.spool.clone();
+        let _ = tokio::task::spawn_blocking(move || spool.stop()).await;
+    }
+
+    /// What it waits for, as a sentence; `None` when a server is reached.
+    pub fn waits_for(&self) -> Option<String> {
+        match self.inner.servers.reach() {
+            Reach::Lost(reason) => Some(format!("no server is reached: {reason}")),
+            Reach::Unknown if self.inner.servers.client().is_none() => {
+                Some(String::from("no server is known yet"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whom it works with, as a sentence.
+    pub fn company(&self) -> String {
+        match self.inner.servers.client() {
+            Some(client) => format!("relays to {}", client.address()),
+            None => String::from("knows no server"),
+        }
+    }
+
+    async fn follow_now(
+        self,
+        request: FollowRequest,
+    ) -> Result<Box<dyn Follower>, UpstreamFailure> {
+        let no_server = || UpstreamFailure::NoServer {
+            reason: self.reason(),
+        };
+        let key = ViewKey {
+            topics: canonical(&request.topics),
+            namespace: request.namespace.clone(),
+            expression: request.expression.clone(),
+        };
+        let hub = &self.inner.hub;
+        let view = hub.view(key, &request.filter, OPEN_WAIT).await;
+        let view = view.ok_or_else(no_server)?;
+        let client = self.inner.servers.client().ok_or_else(no_server)?;
+        let servers = self.inner.servers.clone();
+        let behind = Arc::clone(&self.inner.behind);
+        let mut asked = StreamRequest {
+            topics: request.topics,
+            namespace: request.namespace,
+            from: From::Now,
+            filter: request.expression,
+            timeline: None,
+            strict: request.strict,
+        };
+        let position = view.ring.lock().position();
+        let at_ring = match request.from {
+            // What a publisher was answered before is not news.
+            FollowFrom::Now => Some(position.max(Index(self.inner.newest.load(Ordering::Relaxed)))),
+            FollowFrom::At(index) if index <= position.next() => {
+                let cursor = index.previous();
+                view.ring.lock().meets(cursor).then_some(cursor)
+            }
+            _ => None,
+        };
+        if let Some(cursor) = at_ring {
+            let reader = Reader::at_ring(view, servers, asked, cursor, behind);
+            return Ok(Box::new(reader));
+        }
+        asked.from = match request.from {
+            FollowFrom::Backlog => From::Backlog,
+            FollowFrom::At(index) => From::Index(index),
+            FollowFrom::Beginning => From::Beginning,
+            FollowFrom::Now => From::Now,
+            FollowFrom::Snapshot => From::Snapshot,
+        };
+        // With or-snapshot a gap has to be seen, whatever the reader says of it.
+        asked.strict |= request.or_snapshot;
+        let mut stream = client.stream(asked.clone());
+        let opened = tokio::time::timeout(OPEN_WAIT, stream.open()).await;
+        let opened = opened.map_err(|_| no_server())?;
+        match opened {
+            Ok(()) => {}
+            Err(ClientError::Gone { .. }) if request.or_snapshot => {
+                asked.from = From::Snapshot;
+                stream = client.stream(asked.clone());
+            }
+            // As Nomad does: the newest there is.
+            Err(error) if error.code() == Some("index_ahead") && !request.strict => {
+                asked.from = From::Now;
+                stream = client.stream(asked.clone());
+            }
+            Err(error) => return Err(failure(error, true)),
+        }
+        asked.strict = request.strict;
+        let reader = Reader::on_stream(view, servers, asked, stream, behind);
+        Ok(Box::new(reader))
+    }
+
+    async fn forward_now(self, request: ForwardRequest) -> Result<ForwardAnswer, UpstreamFailure> {
+        let client = self.client()?;
+        let blocks = request.target.contains("index=");
+        let reads = request.method == http::Method::GET || request.method == http::Method::HEAD;
+        let passed = PassedRequest {
+            method: request.method,
+            target: request.target,
+            headers: request.headers,
+            body: request.body,
+            extra: match blocks {
+                true => BLOCKING_EXTRA,
+                false => Duration::ZERO,
+            },
+        };
+        let answer = client.pass(&passed).await;
+        let answer = answer.map_err(|error| failure(error, reads))?;
+        self.note_index(answer.headers());
+        Ok(ForwardAnswer {
+            status: answer.status(),
+            headers: answer.headers().clone(),
+            body: answer.into_body().map_err(io::Error::other).boxed(),
+        })
+    }
+
+    fn client(&self) -> Result<Client, UpstreamFailure> {
+        self.inner
+            .servers
+            .client()
+            .ok_or_else(|| UpstreamFailure::NoServer {
+                reason: self.reason(),
+            })
+    }
+
+    fn reason(&self) -> String {
+        match self.inner.servers.reach() {
+            Reach::Lost(reason) => reason,
+            _ => String::from("none has answered yet"),
+        }
+    }
+
+    /// What an answer shows of the timeline.
+    fn note_index(&self, headers: &HeaderMap) {
+        let index = headers.get("x-tidings-index");
+        let index = index.and_then(|value| value.to_str().ok()?.parse().ok());
+        self.inner
+            .newest
+            .fetch_max(index.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn take(&self, group: &Commands) -> Result<Submitted, ProposeFailure> {
+        let spool = &self.inner.spool;
+        if let Some(reason) = spool.failed() {
+            return Err(ProposeFailure::SpoolFailed { reason });
+        }
+        let lines = group.transaction_lines();
+        let lines = lines.ok_or(ProposeFailure::NoLeader)?;
+        let count = lines.len();
+        let (first, mut answers) = spool.take(lines).map_err(|not_taken| match not_taken {
+            NotTaken::Full { bytes, limit } => ProposeFailure::SpoolFull { bytes, limit },
+            NotTaken::Busy => ProposeFailure::Overloaded {
+                retry_after: BUSY_RETRY,
+            },
+        })?;
+        let (spool, servers) = (spool.clone(), self.inner.servers.clone());
+        let within = self.inner.answer_within;
+        Ok(Box::pin(async move {
+            // While no server is reached nobody is kept waiting for one.
+            let wait = match servers.reach() {
+                Reach::Lost(_) => Duration::ZERO,
+                Reach::Unknown | Reach::Reached => within,
+            };
+            if let Ok(Ok(answers)) = tokio::time::timeout(wait, &mut answers).await {
+                return Ok(answers);
+            }
+            let last = first + count as u64 - 1;
+            spool
+                .flush(last)
+                .await
+                .map_err(|_| ProposeFailure::Unknown)?;
+            let mut decided = spool.give_up(first);
+            if decided.is_empty()
+                && let Ok(all) = answers.try_recv()
+            {
+                decided = all;
+            }
+            decided.resize(count, Answer::Spooled);
+            Ok(decided)
+        }))
+    }
+}
+
+/// What a failure of the client means to whoever asked.
+fn failure(error: ClientError, reads: bool) -> UpstreamFailure {
+    let last = error.last_try();
+    if let ClientError::Refused {
+        status,
+        code,
+        message,
+        ..
+    } = last
+        && !last.is_transient()
+    {
+        return UpstreamFailure::Refused {
+            status: StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY),
+            code: code.clone(),
+            message: message.clone(),
+        };
+    }
+    if let ClientError::Gone { wanted } = last {
+        return UpstreamFailure::Refused {
+            status: StatusCode::GONE,
+            code: String::from("index_gone"),
+            message: format!(
+                "index {wanted} is no longer retained: start at the oldest or with from=snapshot"
+            ),
+        };
+    }
+    let reason = chain(&error);
+    let certain = matches!(last, ClientError::Connect { .. })
+        || matches!(
+            error.code(),
+            Some("no_leader" | "stopping" | "overloaded" | "disk_full")
+        );
+    match reads || certain {
+        true => UpstreamFailure::NoServer { reason },
+        false => UpstreamFailure::Unknown { reason },
+    }
+}
+
+impl Timeline for Relay {
+    fn submit(&self, group: Commands) -> BoxFuture<'static, Result<Submitted, ProposeFailure>> {
+        // Its place in the order is taken now, not when it is asked for.
+        let taken = self.take(&group);
+        Box::pin(std::future::ready(taken))
+    }
+
+    fn state(&self) -> Arc<StateView> {
+        let mut view = (*self.inner.empty).clone();
+        let timeline = self.inner.hub.timeline();
+        let timeline = timeline.and_then(|text| Ulid::from_string(&text).ok());
+        view.timeline = timeline.map(|id| TimelineId(id.0));
+        view.index = Index(self.inner.newest.load(Ordering::Relaxed));
+        Arc::new(view)
+    }
+
+    fn broker(&self) -> Arc<Broker> {
+        Arc::clone(&self.inner.broker)
+    }
+
+    fn applied(&self) -> watch::Receiver<Index> {
+        self.inner.applied.subscribe()
+    }
+
+    fn has_leader(&self) -> bool {
+        self.inner.servers.reach() == Reach::Reached
+    }
+
+    fn status(&self) -> TimelineStatus {
+        let spool = self.inner.spool.status();
+        let not_ready = match spool.failed {
+            Some(reason) => Some(format!("the spool cannot be written: {reason}")),
+            None if spool.bytes >= spool.bytes_max => Some(String::from(
+                "the spool is full: no server takes what this agent keeps",
+            )),
+            None => None,
+        };
+        TimelineStatus {
+            role: String::from("agent"),
+            newest: Index(self.inner.newest.load(Ordering::Relaxed)),
+            not_ready,
+            ..TimelineStatus::default()
+        }
+    }
+
+    fn upstream(&self) -> Option<Arc<dyn Upstream>> {
+        Some(Arc::new(self.clone()))
+    }
+}
+
+impl Upstream for Relay {
+    fn follow(
+        &self,
+        request: FollowRequest,
+    ) -> BoxFuture<'static, Result<Box<dyn Follower>, UpstreamFailure>> {
+        Box::pin(self.clone().follow_now(request))
+    }
+
+    fn forward(
+        &self,
+        request: ForwardRequest,
+    ) -> BoxFuture<'static, Result<ForwardAnswer, UpstreamFailure>> {
+        Box::pin(self.clone().forward_now(request))
+    }
+
+    fn sections(&self) -> Vec<(&'static str, Value)> {
+        let (spool, hub) = (self.inner.spool.status(), self.inner.hub.status());
+        let counts = &self.inner.counts;
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let client = self.inner.servers.client();
+        let reach = self.inner.servers.reach();
+        vec![
+            (
+                "Spool",
+                json!({
+                    "Bytes": spool.bytes,
+                    "BytesMax": spool.bytes_max,
+                    "Transactions": spool.transactions,
+                    "Failed": spool.failed,
+                    "Forwarded": count(&counts.forwarded),
+                    "Repeated": count(&counts.repeated),
+                    "Refused": count(&counts.refused),
+                    "Renumbered": count(&counts.renumbered),
+                    "InDoubt": count(&counts.in_doubt),
+                    "Sender": spool.sender,
+                    "Epoch": spool.epoch,
+                }),
+            ),
+            (
+                "Relay",
+                json!({
+                    "Server": client.map(|client| client.address()),
+                    "Reached": reach == Reach::Reached,
+                    "NotReached": match reach {
+                        Reach::Lost(reason) => Some(reason),
+                        _ => None,
+                    },
+                    "Upstreams": hub.upstreams,
+                    "Filters": hub.views,
+                    "CatchUps": count(&self.inner.behind),
+                }),
+            ),
+        ]
+    }
+
+    fn numbers(&self) -> Vec<UpstreamNumber> {
+        let (spool, hub) = (self.inner.spool.status(), self.inner.hub.status());
+        let counts = &self.inner.counts;
+        let gauge = |name, help, value| UpstreamNumber {
+            name,
+            help,
+            is_counter: false,
+            value,
+        };
+        let counter = |name, help, count: &AtomicU64| UpstreamNumber {
+            name,
+            help,
+            is_counter: true,
+            value: count.load(Ordering::Relaxed),
+        };
+        vec![
+            gauge(
+                "tidings_spool_bytes",
+                "Bytes that this agent keeps for the timeline.",
+                spool.bytes,
+            ),
+            gauge(
+                "tidings_spool_bytes_max",
+                "Bytes that it may keep.",
+                spool.bytes_max,
+            ),
+            gauge(
+                "tidings_spool_transactions",
+                "Transactions that this agent keeps for the timeline.",
+                spool.transactions,
+            ),
+            counter(
+                "tidings_spool_forwarded_total",
+                "Transactions that the timeline took from this agent.",
+                &counts.forwarded,
+            ),
+            counter(
+                "tidings_spool_repeated_total",
+                "Of those, the ones that it had already.",
+                &counts.repeated,
+            ),
+            counter(
+                "tidings_spool_refused_total",
+                "Transactions that the timeline refused for good.",
+                &counts.refused,
+            ),
+            counter(
+                "tidings_spool_renumbered_total",
+                "Epochs begun because the numbers did not fit the timeline.",
+                &counts.renumbered,
+            ),
+            counter(
+                "tidings_spool_in_doubt_total",
+                "Transactions sent anew that may be on the timeline twice.",
+                &counts.in_doubt,
+            ),
+            gauge(
+                "tidings_relay_reached",
+                "1 when a server takes what is sent.",
+                u64::from(self.inner.servers.reach() == Reach::Reached),
+            ),
+            gauge(
+                "tidings_relay_upstreams",
+                "Streams from servers that are shared here.",
+                hub.upstreams as u64,
+            ),
+            counter(
+                "tidings_relay_catch_ups_total",
+                "Readers that went on by a stream of their own.",
+                &self.inner.behind,
+            ),
+        ]
+    }
+}

@@ -1,0 +1,169 @@
+//! The servers, as far as they are known and reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_client::{Client, ClientConfig, ConfigError, Url};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{FindServers, RelayConfig};
+
+/// How often servers are looked for while none is known.
+const FIND_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often they are looked for anew while none of the known ones is reached: all may have been
+/// replaced.
+const FIND_AGAIN_PAUSE: Duration = Duration::from_secs(15);
+
+/// Longest wait between two tries to reach a server: that it is back is noticed within it.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+
+/// Whether servers take what is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Nothing was tried yet.
+    Unknown,
+    Reached,
+    /// And why not.
+    Lost(String),
+}
+
+/// Servers that are asked. A handle.
+#[derive(Clone)]
+pub(crate) struct Servers {
+    client: Arc<watch::Sender<Option<Client>>>,
+    reach: Arc<watch::Sender<Reach>>,
+    template: ClientConfig,
+}
+
+impl Servers {
+    pub(crate) fn new(config: &RelayConfig) -> Result<Servers, ConfigError> {
+        let servers = Servers {
+            client: Arc::new(watch::Sender::new(None)),
+            reach: Arc::new(watch::Sender::new(Reach::Unknown)),
+            template: ClientConfig {
+                addresses: Vec::new(),
+                token: config.token.clone(),
+                namespace: None,
+                retry_delay_max: RETRY_DELAY_MAX,
+                heartbeat: config.heartbeat,
+                ..ClientConfig::default()
+            },
+        };
+        if !config.servers.is_empty() {
+            servers.know(config.servers.clone())?;
+        }
+        Ok(servers)
+    }
+
+    /// Asks these from now on.
+    fn know(&self, addresses: Vec<Url>) -> Result<(), ConfigError> {
+        let client = Client::new(ClientConfig {
+            addresses,
+            ..self.template.clone()
+        })?;
+        self.client.send_replace(Some(client));
+        Ok(())
+    }
+
+    /// Looks for servers until it is stopped, whenever none is reached.
+    pub(crate) async fn look(self, find: FindServers, stop: CancellationToken) {
+        loop {
+            let is_known = self.client.borrow().is_some();
+            let is_lost = matches!(*self.reach.borrow(), Reach::Lost(_));
+            if !is_known || is_lost {
+                match find().await {
+                    Ok(texts) => self.found(&texts),
+                    Err(reason) if !is_known => self.lost(reason),
+                    Err(_) => {}
+                }
+            }
+            let pause = match self.client.borrow().is_some() {
+                true => FIND_AGAIN_PAUSE,
+                false => FIND_PAUSE,
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn found(&self, texts: &[String]) {
+        let addresses: Vec<Url> = texts
+            .iter()
+            .filter_map(|text| ClientConfig::parse_address(text).ok())
+            .collect();
+        if addresses.is_empty() {
+            self.lost(String::from(
+                "the servers that were found tell no HTTP address: set http.advertise on them",
+            ));
+            return;
+        }
+        let is_same = self
+            .client
+            .borrow()
+            .as_ref()
+            .is_some_and(|client| client.config().addresses == addresses);
+        if !is_same && let Err(error) = self.know(addresses) {
+            self.lost(error.to_string());
+        }
+    }
+
+    /// The client, when servers are known.
+    pub(crate) fn client(&self) -> Option<Client> {
+        self.client.borrow().clone()
+    }
+
+    /// The client, as soon as servers are known.
+    pub(crate) async fn known(&self) -> Client {
+        let mut client = self.client.subscribe();
+        loop {
+            if let Some(client) = client.borrow_and_update().clone() {
+                return client;
+            }
+            if client.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Told when other servers are asked.
+    pub(crate) fn changes(&self) -> watch::Receiver<Option<Client>> {
+        let mut changes = self.client.subscribe();
+        changes.mark_unchanged();
+        changes
+    }
+
+    pub(crate) fn reach(&self) -> Reach {
+        self.reach.borrow().clone()
+    }
+
+    /// One took what was sent.
+    pub(crate) fn reached(&self) {
+        let news = self.reach.send_if_modified(|reach| {
+            let news = *reach != Reach::Reached;
+            *reach = Reach::Reached;
+            news
+        });
+        if news {
+            tracing::info!("a server is reached");
+        }
+    }
+
+    /// None takes it, because of this.
+    pub(crate) fn lost(&self, reason: String) {
+        let news = self.reach.send_if_modified(|reach| {
+            let news = !matches!(reach, Reach::Lost(_));
+            *reach = Reach::Lost(reason.clone());
+            news
+        });
+        if news {
+            tracing::warn!(
+                reason,
+                "no server is reached: what is taken is kept on disk"
+            );
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! What this agent has taken and no server has yet: on disk, bounded, in the order in which it came.
+//!
+//! ```text
+//!  take ──▶ queue ──▶ writer (a thread) ──▶ files        record.rs   what stands in a file
+//!             │                                          files.rs    the directory, and recovery
+//!             └──▶ forwarder ──▶ a server                sender.rs   under which numbers it is sent
+//!                     │                                  queue.rs    what was taken, sent, acknowledged
+//!             answer ◀┘  or 202 once it is flushed       mod.rs      the handle and the thread
+//! ```
+//!
+//! A record is written when it is taken and flushed only when its publisher is to be answered without
+//! the timeline: while servers are there, their acknowledgement is the durability.
+
+mod files;
+mod queue;
+mod record;
+mod sender;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tidings_api::Answer;
+use tokio::sync::{Notify, oneshot, watch};
+use ulid::Ulid;
+
+use files::Files;
+pub use files::SpoolError;
+use queue::Queue;
+pub(crate) use queue::{Next, NotTaken};
+use sender::Sender;
+
+/// How often a disk that failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is written down at most how far the timeline is: what is sent again after a crash is
+/// known there.
+const ACKNOWLEDGED_PAUSE: Duration = Duration::from_millis(200);
+
+/// How far the files are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Disk {
+    flushed: u64,
+    /// Why nothing can be written now.
+    failed: Option<String>,
+}
+
+/// What the writer is asked to do.
+enum Order {
+    Append(u64, Vec<Bytes>),
+    Flush,
+    Sender(Sender, oneshot::Sender<Result<(), String>>),
+    Refused(String, oneshot::Sender<Result<(), String>>),
+    Stop,
+}
+
+/// The spool of an agent. A handle: clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Spool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    directory: PathBuf,
+    /// Also the order in which records go to the writer.
+    queue: Mutex<Queue>,
+    orders: mpsc::Sender<Order>,
+    disk: watch::Receiver<Disk>,
+    /// Told when something was taken.
+    taken: Notify,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// What it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct SpoolStatus {
+    pub(crate) bytes: u64,
+    pub(crate) bytes_max: u64,
+    pub(crate) transactions: u64,
+    pub(crate) failed: Option<String>,
+    pub(crate) sender: String,
+    pub(crate) epoch: Option<u64>,
+}
+
+/// The time of this machine, as epochs are counted.
+pub(crate) fn now_micros() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        })
+}
+
+impl Spool {
+    /// Takes the directory, reads what is in it, and begins an epoch for what comes. Blocks.
+    pub(crate) fn open(directory: &Path, bytes_max: u64) -> Result<Spool, SpoolError> {
+        let (files, found) = Files::open(directory)?;
+        if found.cut > 0 {
+            tracing::warn!(
+                bytes = found.cut,
+                "the end of the spool was torn by a crash and was cut: nothing in it was answered"
+            );
+        }
+        let mut sender = found.sender.clone().unwrap_or_else(|| Sender {
+            id: Ulid::generate().to_string(),
+            epochs: Vec::new(),
+        });
+        sender.forget(found.acknowledged);
+        let now = now_micros();
+        if sender.epoch_of(found.acknowledged + 1).is_none() && found.last > found.acknowledged {
+            tracing::warn!(
+                transactions = found.last - found.acknowledged,
+                "nobody knows under which numbers the spool was sent: it is sent anew, and what was sent just before may be on the timeline twice"
+            );
+            sender.begin(found.acknowledged + 1, now, true);
+        }
+        // Behind a hole another count begins: its numbers would have the hole, too.
+        let later: Vec<u64> = found.holes.iter().map(|(_, to)| to + 1).collect();
+        for first in later.into_iter().chain([found.last + 1]) {
+            if sender
+                .epoch_of(first)
+                .is_none_or(|epoch| epoch.first != first)
+                || first > found.last
+            {
+                let kept: Vec<_> = sender
+                    .epochs
+                    .iter()
+                    .copied()
+                    .filter(|epoch| epoch.first > first)
+                    .collect();
+                sender.begin(first, now, true);
+                // Counts behind it are begun anew, as they have to be greater.
+                for epoch in kept {
+                    sender.begin(epoch.first, now, true);
+                }
+            }
+        }
+        let path = directory.join("sender");
+        sender
+            .write(&path)
+            .map_err(|source| SpoolError::Io { path, source })?;
+        let mut queue = Queue::new(&found, sender, bytes_max);
+        queue.skip_holes();
+        let (orders, received) = mpsc::channel();
+        let (told, disk) = watch::channel(Disk {
+            flushed: found.last,
+            failed: None,
+        });
+        let inner = Arc::new(Inner {
+            directory: directory.to_owned(),
+            queue: Mutex::new(queue),
+            orders,
+            disk,
+            taken: Notify::new(),
+            thread: Mutex::new(None),
+        });
+        let writer = Writer {
+            files,
+            orders: received,
+            spool: Arc::downgrade(&inner),
+            told,
+            pending: Vec::new(),
+            pending_first: found.last + 1,
+            flush: false,
+            acknowledged: found.acknowledged,
+            noted: Instant::now(),
+            broken: false,
+        };
+        let thread = std::thread::Builder::new()
+            .name(String::from("spool"))
+            .spawn(move || writer.run())
+            .map_err(|source| SpoolError::Io {
+                path: directory.to_owned(),
+                source,
+            })?;
+        *inner.thread.lock() = Some(thread);
+        Ok(Spool { inner })
+    }
+
+    /// Takes transactions, and says at which position they begin.
+    pub(crate) fn take(
+        &self,
+        lines: Vec<Bytes>,
+    ) -> Result<(u64, oneshot::Receiver<Vec<Answer>>), NotTaken> {
+        let mut queue = self.inner.queue.lock();
+        let taken = queue.take(&lines)?;
+        // Under the lock: records come to the writer in their order.
+        let _ = self.inner.orders.send(Order::Append(taken.0, lines));
+        drop(queue);
+        self.inner.taken.notify_one();
+        Ok(taken)
+    }
+
+    /// Why nothing can be written now.
+    pub(crate) fn failed(&self) -> Option<String> {
+        self.inner.disk.borrow().failed.clone()
+    }
+
+    /// Waits until everything up to a position is durable.
+    pub(crate) async fn flush(&self, position: u64) -> Result<(), String> {
+        let mut disk = self.inner.disk.clone();
+        let _ = self.inner.orders.send(Order::Flush);
+        loop {
+            {
+                let disk = disk.borrow_and_update();
+                if disk.flushed >= position {
+                    return Ok(());
+                }
+                if let Some(reason) = &disk.failed {
+                    return Err(reason.clone());
+                }
+            }
+            if disk.changed().await.is_err() {
+                return Err(String::from("the agent is stopping"));
+            }
+        }
+    }
+
+    /// The last position that was taken.
+    pub(crate) fn last(&self) -> u64 {
+        self.inner.queue.lock().last()
+    }
+
+    /// The last position that the timeline has.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.inner.queue.lock().acknowledged()
+    }
+
+    /// Waits until something was taken beyond a position.
+    pub(crate) async fn wait_beyond(&self, position: u64) {
+        loop {
+            let taken = self.inner.taken.notified();
+            if self.last() > position {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    /// What stands at a position and behind it; nothing when nothing was taken that far.
+    pub(crate) async fn read(&self, position: u64) -> std::io::Result<Vec<Bytes>> {
+        match self.inner.queue.lock().at(position) {
+            Next::Line(line) => return Ok(vec![line]),
+            Next::Nothing => return Ok(Vec::new()),
+            Next::OnDisk => {}
+        }
+        let directory = self.inner.directory.clone();
+        tokio::task::spawn_blocking(move || files::read_from(&directory, position))
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    }
+
+    /// The timeline has decided about the oldest record.
+    pub(crate) fn acknowledge(&self, line_bytes: usize, answer: Answer) {
+        // The writer looks how far it is by itself, once in a while.
+        self.inner.queue.lock().acknowledge(line_bytes, answer);
+    }
+
+    /// What was decided of what begins at a position, for a caller that waits no longer.
+    pub(crate) fn give_up(&self, first: u64) -> Vec<Answer> {
+        self.inner.queue.lock().give_up(first)
+    }
+
+    /// Whether somebody waits for the outcome of a position.
+    pub(crate) fn is_awaited(&self, position: u64) -> bool {
+        self.inner.queue.lock().is_awaited(position)
+    }
+
+    /// Name, epoch and number under which a position is sent, and the last position of that count.
+    pub(crate) fn numbers_of(&self, position: u64) -> Option<(String, u64, u64, Option<u64>)> {
+        let queue = self.inner.queue.lock();
+        let epoch = queue.sender().epoch_of(position)?;
+        Some((
+            queue.sender().id.clone(),
+            epoch.epoch,
+            position - epoch.first + 1,
+            queue.end_of_run(position),
+        ))
+    }
+
+    /// Begins a new epoch at a position, durably. `lasting` unless the one before was refused because
+    /// it is in the future.
+    pub(crate) async fn begin_epoch(&self, first: u64, lasting: bool) -> Result<(), String> {
+        let sender = {
+            let mut queue = self.inner.queue.lock();
+            queue.sender_mut().begin(first, now_micros(), lasting);
+            queue.sender().clone()
+        };
+        let (done, written) = oneshot::channel();
+        let _ = self.inner.orders.send(Order::Sender(sender, done));
+        written
+            .await
+            .unwrap_or_else(|_| Err(String::from("the agent is stopping")))
+    }
+
+    /// Keeps a line about a transaction that was refused for good, durably.
+    pub(crate) async fn keep_refused(&self, line: String) -> Result<(), String> {
+        let (done, written) = oneshot::channel();
+        let _ = self.inner.orders.send(Order::Refused(line, done));
+        written
+            .await
+            .unwrap_or_else(|_| Err(String::from("the agent is stopping")))
+    }
+
+    pub(crate) fn status(&self) -> SpoolStatus {
+        let queue = self.inner.queue.lock();
+        let next = queue.acknowledged() + 1;
+        SpoolStatus {
+            bytes: queue.bytes(),
+            bytes_max: queue.bytes_max(),
+            transactions: queue.last() - queue.acknowledged(),
+            failed: self.failed(),
+            sender: queue.sender().id.clone(),
+            epoch: queue.sender().epoch_of(next).map(|epoch| epoch.epoch),
+        }
+    }
+
+    /// Writes everything down and lets the directory go. Blocks.
+    pub(crate) fn stop(&self) {
+        let _ = self.inner.orders.send(Order::Stop);
+        let thread = self.inner.thread.lock().take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread that writes.
+struct Writer {
+    files: Files,
+    orders: mpsc::Receiver<Order>,
+    spool: std::sync::Weak<Inner>,
+    told: watch::Sender<Disk>,
+    /// Taken and not in a file yet.
+    pending: Vec<Bytes>,
+    pending_first: u64,
+    flush: bool,
+    /// Written down, and when.
+    acknowledged: u64,
+    noted: Instant,
+    /// A flush failed: what is in the files is not known any more.
+    broken: bool,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut is_over = false;
+        while !is_over {
+            let waits = !self.pending.is_empty() || self.acknowledged + 1 < self.pending_first;
+            let order = match waits {
+                true => match self.orders.recv_timeout(self.pause()) {
+                    Ok(order) => Some(order),
+                    Err(mpsc::RecvTimeoutError::Timeout) => None,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => Some(Order::Stop),
+                },
+                false => Some(self.orders.recv().unwrap_or(Order::Stop)),
+            };
+            let mut next = order;
+            while let Some(order) = next {
+                is_over |= self.take(order);
+                next = self.orders.try_recv().ok();
+            }
+            self.write(is_over);
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        match self.pending.is_empty() {
+            true => ACKNOWLEDGED_PAUSE,
+            false => RETRY_PAUSE,
+        }
+    }
+
+    /// Whether it was the last order.
+    fn take(&mut self, order: Order) -> bool {
+        match order {
+            Order::Append(first, lines) => {
+                if self.pending.is_empty() {
+                    self.pending_first = first;
+                }
+                self.pending.extend(lines);
+            }
+            Order::Flush => self.flush = true,
+            Order::Sender(sender, done) => {
+                let path = self.files.directory().join("sender");
+                let _ = done.send(sender.write(&path).map_err(|error| error.to_string()));
+            }
+            Order::Refused(line, done) => {
+                let kept = self.files.keep_refused(&line);
+                let _ = done.send(kept.map_err(|error| error.to_string()));
+            }
+            Order::Stop => {
+                self.flush = true;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn write(&mut self, is_over: bool) {
+        if self.broken {
+            return;
+        }
+        if !self.pending.is_empty() {
+            if let Err(error) = self.files.append(self.pending_first, &self.pending) {
+                self.fail(format!("writing failed: {error}"));
+                return;
+            }
+            let last = self.pending_first + self.pending.len() as u64 - 1;
+            self.pending_first = last + 1;
+            self.pending.clear();
+            if let Some(spool) = self.spool.upgrade() {
+                spool.queue.lock().written(last);
+            }
+        }
+        if self.flush {
+            if let Err(error) = self.files.flush() {
+                // The kernel may have dropped what it could not write: another flush would lie.
+                self.broken = true;
+                self.fail(format!("flushing failed: {error}; restart the agent"));
+                return;
+            }
+            self.flush = false;
+            let last = self.pending_first.saturating_sub(1);
+            self.told.send_modify(|disk| {
+                disk.flushed = disk.flushed.max(last);
+                disk.failed = None;
+            });
+        } else if self.told.borrow().failed.is_some() {
+            self.told.send_modify(|disk| disk.failed = None);
+        }
+        if !is_over && self.noted.elapsed() < ACKNOWLEDGED_PAUSE {
+            return;
+        }
+        self.noted = Instant::now();
+        let Some(spool) = self.spool.upgrade() else {
+            return;
+        };
+        // Never beyond what is in the files: the rest is still to be written.
+        let acknowledged = spool.queue.lock().acknowledged();
+        let position = acknowledged.min(self.pending_first.saturating_sub(1));
+        if position > self.acknowledged {
+            match self.files.acknowledge(position) {
+                Ok(()) => self.acknowledged = position,
+                // It is only sent again; tried with the next.
+                Err(error) => {
+                    tracing::warn!(%error, "the spool cannot note how far the timeline is");
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        if self.told.borrow().failed.is_none() {
+            tracing::error!(reason, "the spool cannot be written");
+        }
+        self.told.send_modify(|disk| disk.failed = Some(reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidings_event::Index;
+    use tidings_timeline::Outcome;
+
+    fn lines(from: u64, to: u64) -> Vec<Bytes> {
+        (from..=to)
+            .map(|position| Bytes::from(format!("line {position}")))
+            .collect()
+    }
+
+    fn open(directory: &tempfile::TempDir) -> Spool {
+        Spool::open(directory.path(), 1 << 20).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_is_sent_under_the_same_numbers_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = open(&directory);
+        spool.take(lines(1, 3)).unwrap();
+        spool.flush(3).await.unwrap();
+        let before = spool.numbers_of(2).unwrap();
+        assert_eq!((before.2, before.3), (2, None));
+        spool.acknowledge(6, Answer::Outcome(Outcome::Published { index: Index(1) }));
+        spool.stop();
+        drop(spool);
+        let spool = open(&directory);
+        assert_eq!((spool.acknowledged(), spool.last()), (1, 3));
+        assert_eq!(spool.read(2).await.unwrap(), lines(2, 3));
+        let after = spool.numbers_of(2).unwrap();
+        assert_eq!((&after.0, after.1, after.2), (&before.0, before.1, 2));
+        assert_eq!(after.3, Some(3), "what comes now is of another epoch");
+        let (first, _) = spool.take(lines(4, 4)).unwrap();
+        let new = spool.numbers_of(first).unwrap();
+        assert!(new.1 > before.1);
+        assert_eq!((first, new.2), (4, 1));
+        spool.stop();
+    }
+
+    #[tokio::test]
+    async fn an_epoch_that_was_begun_outlives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = open(&directory);
+        spool.take(lines(1, 4)).unwrap();
+        spool.begin_epoch(3, true).await.unwrap();
+        let begun = spool.numbers_of(4).unwrap();
+        assert_eq!(begun.2, 2);
+        assert_eq!(spool.numbers_of(2).unwrap().3, Some(2));
+        spool.stop();
+        drop(spool);
+        let spool = open(&directory);
+        let again = spool.numbers_of(4).unwrap();
+        assert_eq!((again.1, again.2), (begun.1, 2));
+        spool.keep_refused("{}\n".to_owned()).await.unwrap();
+        assert!(directory.path().join("refused.ndjson").exists());
+        spool.stop();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_moved_away_ends_a_count() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sizes = Vec::new();
+        for first in [1, 3, 5] {
+            let spool = open(&directory);
+            spool.take(lines(first, first + 1)).unwrap();
+            spool.stop();
+            sizes.push(first);
+        }
+        std::fs::remove_file(directory.path().join(format!("{:020}.spool", 3))).unwrap();
+        let spool = open(&directory);
+        let one = spool.numbers_of(1).unwrap();
+        assert_eq!(one.3, Some(2));
+        let five = spool.numbers_of(5).unwrap();
+        assert!(five.1 > one.1);
+        assert_eq!((five.2, five.3), (1, Some(6)));
+        for _ in 0..2 {
+            spool.acknowledge(6, Answer::Spooled);
+        }
+        assert_eq!(spool.acknowledged(), 4, "nobody waits for what is gone");
+        spool.stop();
+    }
+
+    #[test]
+    fn a_sender_file_that_is_gone_begins_anew_and_one_that_is_cut_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = open(&directory);
+        spool.take(lines(1, 2)).unwrap();
+        let before = spool.numbers_of(1).unwrap();
+        spool.stop();
+        drop(spool);
+        let path = directory.path().join("sender");
+        std::fs::write(&path, "nonsense").unwrap();
+        let refused = Spool::open(directory.path(), 1 << 20);
+        assert!(matches!(refused, Err(SpoolError::Sender { .. })));
+        std::fs::remove_file(&path).unwrap();
+        let spool = open(&directory);
+        let after = spool.numbers_of(1).unwrap();
+        assert_ne!(after.0, before.0);
+        assert_eq!(after.2, 1);
+        spool.stop();
+    }
+}

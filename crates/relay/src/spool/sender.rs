@@ -1,0 +1,177 @@
+//! Under which name and numbers the records are sent.
+//!
+//! A record's number is its place in its epoch. A new epoch begins with every start: after a power cut
+//! positions may be given out again, and what was sent under them before must not hide what is sent
+//! under them now.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Who sends, and which epochs the positions belong to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sender {
+    /// A ULID, made once.
+    pub(crate) id: String,
+    /// Oldest first; each begins later and is greater than the one before.
+    pub(crate) epochs: Vec<Epoch>,
+}
+
+/// The count that begins at a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Epoch {
+    /// The position with the number 1.
+    pub(crate) first: u64,
+    /// When it began, in microseconds since 1970, or just after the one before.
+    pub(crate) epoch: u64,
+}
+
+/// Epochs that are remembered: one for each start since the oldest record was taken.
+const EPOCHS_MAX: usize = 10_000;
+
+impl Sender {
+    /// The epoch of a position.
+    pub(crate) fn epoch_of(&self, position: u64) -> Option<Epoch> {
+        let found = self.epochs.iter().rev();
+        found.copied().find(|epoch| epoch.first <= position)
+    }
+
+    /// The last position that belongs to the same epoch, as far as it has an end.
+    pub(crate) fn end_of(&self, position: u64) -> Option<u64> {
+        let next = self.epochs.iter().find(|epoch| epoch.first > position)?;
+        Some(next.first - 1)
+    }
+
+    /// Begins a new epoch at a position: what was to be of another from there on is of this one.
+    /// `lasting` when it must be greater than all before, also those that nobody has accepted.
+    pub(crate) fn begin(&mut self, first: u64, now_micros: u64, lasting: bool) {
+        let last = match lasting {
+            true => self.epochs.last().map(|epoch| epoch.epoch),
+            // What nobody accepted, because its clock was ahead, binds nobody.
+            false => None,
+        };
+        self.epochs.retain(|epoch| epoch.first < first);
+        let before = self.epochs.last().map(|epoch| epoch.epoch);
+        let after = last.max(before).map_or(0, |last| last + 1);
+        self.epochs.push(Epoch {
+            first,
+            epoch: now_micros.max(after),
+        });
+    }
+
+    /// Forgets epochs that only positions up to here have.
+    pub(crate) fn forget(&mut self, acknowledged: u64) {
+        while self.epochs.len() > 1 && self.epochs[1].first <= acknowledged + 1 {
+            self.epochs.remove(0);
+        }
+    }
+
+    /// Reads the file; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not as it was written.
+    pub(crate) fn read(path: &Path) -> io::Result<Option<Sender>> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let damaged = || io::Error::other("its checksum does not match");
+        let (crc, json) = text.trim_end().split_once(' ').ok_or_else(damaged)?;
+        if u32::from_str_radix(crc, 16).ok() != Some(crc32fast::hash(json.as_bytes())) {
+            return Err(damaged());
+        }
+        let sender: Sender = serde_json::from_str(json)?;
+        let grows = |pair: &[Epoch]| pair[0].first < pair[1].first && pair[0].epoch < pair[1].epoch;
+        match sender.epochs.windows(2).all(grows) {
+            true => Ok(Some(sender)),
+            false => Err(io::Error::other("its epochs are not in order")),
+        }
+    }
+
+    /// Replaces the file, durably.
+    ///
+    /// # Errors
+    /// When that fails; the file is then as before.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        if self.epochs.len() > EPOCHS_MAX {
+            return Err(io::Error::other(
+                "it began too often while no server was reached",
+            ));
+        }
+        let json = serde_json::to_string(self)?;
+        let crc = crc32fast::hash(json.as_bytes());
+        replace(path, format!("{crc:08x} {json}\n").as_bytes())
+    }
+}
+
+/// Replaces a small file, durably.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    sync_directory_of(path)
+}
+
+/// Makes what was created or renamed in a directory durable.
+pub(crate) fn sync_directory_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sender() -> Sender {
+        Sender {
+            id: "01K0000000000000000000000A".to_owned(),
+            epochs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn epochs_grow_and_positions_belong_to_one() {
+        let mut sender = sender();
+        sender.begin(1, 100, true);
+        sender.begin(5, 50, true);
+        let epoch = |first, epoch| Some(Epoch { first, epoch });
+        assert_eq!(sender.epoch_of(4), epoch(1, 100));
+        assert_eq!(sender.epoch_of(9), epoch(5, 101), "the clock went back");
+        assert_eq!((sender.end_of(4), sender.end_of(5)), (Some(4), None));
+        // Sent anew from position 3 on, greater than what had been sent.
+        sender.begin(3, 60, true);
+        assert_eq!(sender.epoch_of(9), epoch(3, 102));
+        assert_eq!(sender.epoch_of(2), epoch(1, 100));
+        // Its clock was ahead, and nobody took it.
+        sender.begin(3, 1_000_000, true);
+        sender.begin(3, 200, false);
+        assert_eq!(sender.epoch_of(3), epoch(3, 200));
+        sender.forget(1);
+        assert_eq!(sender.epochs.len(), 2);
+        sender.forget(2);
+        assert_eq!(sender.epochs.len(), 1);
+    }
+
+    #[test]
+    fn the_file_is_whole_or_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sender");
+        assert_eq!(Sender::read(&path).unwrap(), None);
+        let mut sender = sender();
+        sender.begin(1, 100, true);
+        sender.write(&path).unwrap();
+        assert_eq!(Sender::read(&path).unwrap(), Some(sender));
+        let bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() - 1 {
+            std::fs::write(&path, &bytes[..at]).unwrap();
+            assert!(Sender::read(&path).is_err(), "cut at {at}");
+        }
+    }
+}
