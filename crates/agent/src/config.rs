@@ -22,6 +22,10 @@ pub struct Config {
     pub server: ServerConfig,
     /// `[peers]`: how servers reach each other.
     pub peers: PeersConfig,
+    /// `[relay]`: how an agent that is no server works with servers.
+    pub relay: RelayConfig,
+    /// `[spool]`: what such an agent keeps until a server has it.
+    pub spool: SpoolConfig,
     /// `[http]`: the HTTP surface.
     pub http: HttpConfig,
     /// `[stream]`: `GET /v1/event/stream` and its siblings.
@@ -79,6 +83,26 @@ pub struct PeersConfig {
     pub advertise: Option<String>,
     /// `HOST:PORT` of some servers; these know the rest.
     pub join: Vec<String>,
+}
+
+/// `[relay]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// `HOST:PORT` at which servers speak HTTP.
+    pub servers: Vec<String>,
+    /// How long a publisher waits for the timeline before it is answered from the spool.
+    pub answer_within: Duration,
+    /// Streams from servers that readers share, at most.
+    pub upstreams_max: usize,
+    /// Newest frames kept in memory for the readers of one filter, in bytes.
+    pub ring_bytes: usize,
+}
+
+/// `[spool]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// What no server has, in bytes on disk.
+    pub bytes_max: u64,
 }
 
 /// `[http]`.
@@ -264,6 +288,26 @@ impl Default for PeersConfig {
             free_port_when_taken: false,
             advertise: None,
             join: Vec::new(),
+        }
+    }
+}
+
+impl Default for RelayConfig {
+    fn default() -> RelayConfig {
+        let relay = tidings_relay::RelayConfig::new(PathBuf::new());
+        RelayConfig {
+            servers: Vec::new(),
+            answer_within: relay.answer_within,
+            upstreams_max: relay.upstreams_max,
+            ring_bytes: relay.ring_bytes,
+        }
+    }
+}
+
+impl Default for SpoolConfig {
+    fn default() -> SpoolConfig {
+        SpoolConfig {
+            bytes_max: tidings_relay::RelayConfig::new(PathBuf::new()).spool_bytes_max,
         }
     }
 }

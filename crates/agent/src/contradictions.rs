@@ -41,6 +41,11 @@ const AT_MOST: &[(&str, &str, &str)] = &[
         "the ring must be able to hold one frame",
     ),
     (
+        "limits.transaction_bytes",
+        "spool.bytes_max",
+        "the spool must be able to hold one transaction",
+    ),
+    (
         "store.segment_bytes",
         "retention.bytes",
         "only whole segments are removed",
@@ -108,14 +113,6 @@ fn of_servers(config: &Config) -> Vec<Contradiction> {
                     "server.bootstrap_expect says how many servers form a cluster, and this agent \
                            is none of them; set server.enabled = true (flag --server)"
                         .to_owned(),
-            });
-        }
-        if !peers.join.is_empty() {
-            found.push(Contradiction {
-                keys: vec!["peers.join"],
-                sentence: "peers.join names servers to hold a timeline with, and this agent is no \
-                           server; set server.enabled = true (flag --server)"
-                    .to_owned(),
             });
         }
     } else if peers.address.ip().is_unspecified() && peers.advertise.is_none() {

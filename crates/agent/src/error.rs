@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tidings_raft::OpenError;
+use tidings_relay::RelayError;
 
 use crate::token::TokenError;
 
@@ -74,6 +75,15 @@ pub enum StartError {
         /// Why.
         #[source]
         source: Box<OpenError>,
+    },
+    /// An agent that holds no timeline cannot keep what it takes.
+    #[error("cannot use the spool in {}", path.display())]
+    Relay {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<RelayError>,
     },
     /// `listening.json` cannot be written.
     #[error("cannot write {}", path.display())]

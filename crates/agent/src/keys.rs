@@ -90,9 +90,19 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     (
         "server",
         "Whether this agent is one of the servers that hold one timeline together. Without it the agent \
-         holds a timeline of its own.",
+         holds a timeline of its own, or none when it is told of servers: see `[relay]`.",
     ),
     ("peers", "How servers reach each other."),
+    (
+        "relay",
+        "How an agent that is no server works with servers. It is one when `server.enabled` is false and \
+         `peers.join` or `relay.servers` names servers: it holds no timeline, hands on what it takes, and \
+         shares streams among its readers. It shows servers the token of `http.token_file`.",
+    ),
+    (
+        "spool",
+        "What an agent that is no server keeps on disk until a server has it.",
+    ),
     ("http", "The HTTP surface."),
     (
         "stream",
@@ -205,6 +215,54 @@ pub(crate) static KEYS: &[Key] = &[
         about: "Peer addresses of some of the servers, which know the rest; this server's own among them \
                 is no harm. Looked up anew whenever somebody is missing.",
         field: Field::HostPorts(|c| &mut c.peers.join),
+    },
+    Key {
+        name: "relay.servers",
+        flag: None,
+        reload: false,
+        about: "HTTP addresses of some of the servers, for an agent that is none: those that answer tell \
+                of the rest. Without it servers are found by `peers.join`, and must have `http.advertise`.",
+        field: Field::HostPorts(|c| &mut c.relay.servers),
+    },
+    Key {
+        name: "relay.answer_within",
+        flag: None,
+        reload: false,
+        about: "How long a publisher waits for the timeline before it is answered that the event is kept \
+                in the spool. Longer than electing a leader takes, so that it seldom happens.",
+        field: Field::Time(|c| &mut c.relay.answer_within, SECOND, HOUR),
+    },
+    Key {
+        name: "relay.upstreams_max",
+        flag: None,
+        reload: false,
+        about: "Streams from servers that are open at a time for readers to share, one for each set of \
+                topics. Readers of further sets share one that has everything.",
+        field: Field::Count(Number::Here(|c| &mut c.relay.upstreams_max), 1, 10_000),
+    },
+    Key {
+        name: "relay.ring_bytes",
+        flag: None,
+        reload: false,
+        about: "Newest frames kept in memory for all readers of one filter. A reader that falls further \
+                behind goes on by a stream of its own until it has caught up.",
+        field: Field::Size(
+            Number::Here(|c| &mut c.relay.ring_bytes),
+            64 * KIB,
+            64 * GIB,
+        ),
+    },
+    Key {
+        name: "spool.bytes_max",
+        flag: None,
+        reload: false,
+        about: "How much may be kept for servers that are not reached. Beyond it publishing is refused \
+                with 507; what was taken stays.",
+        field: Field::Size(
+            Number::Everywhere(|c| &mut c.spool.bytes_max),
+            MIB,
+            64 * TIB,
+        ),
     },
     Key {
         name: "http.address",

@@ -38,7 +38,8 @@ pub struct AgentArgs {
     #[arg(long, value_name = "N", requires = "server")]
     pub bootstrap_expect: Option<String>,
 
-    /// Peer addresses of some of the servers, which know the rest; may be given several times
+    /// Peer addresses of some of the servers, which know the rest; may be given several times.
+    /// Without --server this agent holds no timeline and relays to them
     #[arg(long, value_name = "HOST:PORT", num_args = 1..)]
     pub join: Vec<String>,
 

@@ -3,12 +3,13 @@
 //! ```text
 //!              ┌ Server   holds the timeline: alone, or together with other servers
 //!  Role ───────┤
-//!              └ (what relays to servers comes here)
+//!              └ Relay    holds none: keeps what it takes until a server has it, and relays
 //! ```
 //!
 //! A role opens what it needs before the HTTP server starts, says what it waits for, and comes down
 //! after the HTTP server has.
 
+mod relay;
 mod server;
 
 use std::net::SocketAddr;
@@ -20,12 +21,14 @@ use tidings_timeline::Settings;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::reserved_port::ReservedPort;
+pub(crate) use relay::Relay;
 pub(crate) use server::Server;
 
 /// What this agent is. A handle: clones are the same one.
 #[derive(Clone)]
 pub(crate) enum Role {
     Server(Server),
+    Relay(Relay),
 }
 
 /// The ports that a role listens on beside that of HTTP: ours, with nobody listening yet.
@@ -59,6 +62,9 @@ impl Role {
         data_dir: &Path,
         ports: RolePorts,
     ) -> Result<Role, StartError> {
+        if relay::is_wanted(config) {
+            return Relay::start(config, data_dir).await.map(Role::Relay);
+        }
         let server = match ports.peer {
             None => Server::alone(config, data_dir).await,
             Some(peer) => Server::with_peers(config, data_dir, peer).await,
@@ -70,6 +76,7 @@ impl Role {
     pub(crate) fn api_server(&self, config: ApiConfig, shared: &ApiShared) -> ApiServer {
         match self {
             Role::Server(server) => server.api_server(config, shared),
+            Role::Relay(relay) => relay.api_server(config, shared),
         }
     }
 
@@ -77,6 +84,7 @@ impl Role {
     pub(crate) fn waits_for(&self) -> Option<String> {
         match self {
             Role::Server(server) => server.waits_for(),
+            Role::Relay(relay) => relay.waits_for(),
         }
     }
 
@@ -84,6 +92,7 @@ impl Role {
     pub(crate) fn company(&self) -> String {
         match self {
             Role::Server(server) => server.company(),
+            Role::Relay(relay) => relay.company(),
         }
     }
 
@@ -91,6 +100,8 @@ impl Role {
     pub(crate) async fn broken(&self) -> String {
         match self {
             Role::Server(server) => server.broken().await,
+            // What fails there is tried again, and told by its status.
+            Role::Relay(_) => std::future::pending().await,
         }
     }
 
@@ -98,6 +109,8 @@ impl Role {
     pub(crate) async fn settle(&self, settings: Settings) -> Result<(), String> {
         match self {
             Role::Server(server) => server.settle(settings).await,
+            // Servers have settings.
+            Role::Relay(_) => Ok(()),
         }
     }
 
@@ -105,6 +118,7 @@ impl Role {
     pub(crate) async fn hand_over(&self) {
         match self {
             Role::Server(server) => server.hand_over().await,
+            Role::Relay(_) => {}
         }
     }
 
@@ -112,6 +126,7 @@ impl Role {
     pub(crate) async fn shutdown(&self) {
         match self {
             Role::Server(server) => server.shutdown().await,
+            Role::Relay(relay) => relay.shutdown().await,
         }
     }
 }
