@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use real_agent::cluster::Cluster;
 use real_agent::{Agent, eventually};
 use tidings_client::{Client, ClientConfig, From, StreamEvent, StreamRequest, Transaction, Url};
 
@@ -37,10 +38,10 @@ fn client(address: &str) -> Client {
     .unwrap()
 }
 
-/// An agent that knows this server. Its port is taken again after a kill.
-fn relay(data_dir: &Path, http: &str, server: &str) -> Agent {
+/// An agent that knows these servers. Its port is taken again after a kill.
+fn relay(data_dir: &Path, http: &str, servers: &[&str]) -> Agent {
     let config = data_dir.with_extension("toml");
-    let text = format!("[relay]\nservers = [\"{server}\"]\nanswer_within = \"1s\"\n");
+    let text = format!("[relay]\nservers = {servers:?}\nanswer_within = \"1s\"\n");
     std::fs::write(&config, text).unwrap();
     let config = config.to_str().unwrap();
     eventually("the agent to start", || {
@@ -96,7 +97,11 @@ async fn follow(client: Client, mut until: tokio::sync::watch::Receiver<u64>) ->
 fn g5_kill_9_of_agents_and_servers_loses_and_repeats_nothing_that_was_answered() {
     let data = tempfile::tempdir().unwrap();
     let mut server = Agent::start(&data.path().join("server"));
-    let mut agent = relay(&data.path().join("agent"), "127.0.0.1:0", &server.address);
+    let mut agent = relay(
+        &data.path().join("agent"),
+        "127.0.0.1:0",
+        &[&server.address],
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -115,7 +120,7 @@ fn g5_kill_9_of_agents_and_servers_loses_and_repeats_nothing_that_was_answered()
                 agent = relay(
                     agent.data_dir().to_owned().as_path(),
                     &address,
-                    &server.address,
+                    &[&server.address],
                 );
             }
             _ => server = server.crash_and_restart(),
@@ -124,15 +129,30 @@ fn g5_kill_9_of_agents_and_servers_loses_and_repeats_nothing_that_was_answered()
     std::thread::sleep(LIFE);
     stop.store(true, Ordering::SeqCst);
     let answered = runtime.block_on(publishing).unwrap();
+    let keys = all_followed(&runtime, &agent, &count, following);
+    check_once_in_order(&answered, &keys);
+    assert_eq!(agent.status()["Spool"]["InDoubt"], 0);
+}
+
+/// What was followed through the agent, once everything is there.
+fn all_followed(
+    runtime: &tokio::runtime::Runtime,
+    agent: &Agent,
+    count: &tokio::sync::watch::Sender<u64>,
+    following: tokio::task::JoinHandle<Vec<u64>>,
+) -> Vec<u64> {
     eventually("the spool to be sent", || {
         let status = agent.status();
         (status["Spool"]["Transactions"] == 0).then_some(())
     });
-    count
-        .send(server.status()["Timeline"]["Newest"].as_u64().unwrap())
-        .unwrap();
+    let newest = agent.status()["Timeline"]["Newest"].as_u64().unwrap();
+    count.send(newest).unwrap();
     let waited = async { tokio::time::timeout(Duration::from_secs(60), following).await };
-    let keys = runtime.block_on(waited).expect("waited too long").unwrap();
+    runtime.block_on(waited).expect("waited too long").unwrap()
+}
+
+/// Everything that was answered is there, nothing is there twice, and all in order.
+fn check_once_in_order(answered: &[u64], keys: &[u64]) {
     assert!(
         answered.len() > 100,
         "only {} were answered",
@@ -143,14 +163,61 @@ fn g5_kill_9_of_agents_and_servers_loses_and_repeats_nothing_that_was_answered()
     assert!(keys.is_sorted(), "something is out of order");
     let missing: Vec<&u64> = answered.iter().filter(|key| !there.contains(key)).collect();
     assert!(missing.is_empty(), "answered and not there: {missing:?}");
+}
+
+#[test]
+fn g5_an_agent_before_three_servers_loses_and_repeats_nothing_when_leaders_are_killed() {
+    let mut cluster = Cluster::of_three();
+    let addresses: Vec<String> = cluster.servers.iter().map(|s| s.address.clone()).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let data = tempfile::tempdir().unwrap();
+    let agent = relay(&data.path().join("agent"), "127.0.0.1:0", &addresses);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (count, counted) = tokio::sync::watch::channel(u64::MAX);
+    let publishing = runtime.spawn(publish(client(&agent.address), Arc::clone(&stop)));
+    let following = runtime.spawn(follow(client(&agent.address), counted));
+    for _ in 0..3 {
+        std::thread::sleep(LIFE);
+        let leader = cluster.leader();
+        let (address, peer) = {
+            let server = &mut cluster.servers[leader];
+            server.kill();
+            (server.address.clone(), server.peer.clone().unwrap())
+        };
+        std::thread::sleep(LIFE * 4);
+        let name = format!("s{}", leader + 1);
+        let data_dir = cluster.data_dir(&name);
+        cluster.servers[leader] = eventually("the server to start", || {
+            let flags = [
+                "--server", "--http", &address, "--peer", &peer, "--node", &name,
+            ];
+            Agent::spawn(&data_dir, &flags).ok()
+        });
+        cluster.wait_until_ready();
+    }
+    std::thread::sleep(LIFE);
+    stop.store(true, Ordering::SeqCst);
+    let answered = runtime.block_on(publishing).unwrap();
+    let keys = all_followed(&runtime, &agent, &count, following);
+    check_once_in_order(&answered, &keys);
     assert_eq!(agent.status()["Spool"]["InDoubt"], 0);
+    cluster.check_one_history();
 }
 
 #[test]
 fn an_agent_says_what_it_is_and_refuses_the_data_of_a_server() {
     let data = tempfile::tempdir().unwrap();
     let server = Agent::start(&data.path().join("server"));
-    let agent = relay(&data.path().join("agent"), "127.0.0.1:0", &server.address);
+    let agent = relay(
+        &data.path().join("agent"),
+        "127.0.0.1:0",
+        &[&server.address],
+    );
     let text = agent.ok(&["publish", "T", "t"]);
     assert_eq!(text, "published at index 1\n");
     let status = agent.ok(&["status"]);
