@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, HeaderName, header};
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::publish::read_body;
-use crate::upstream::{ForwardRequest, Upstream};
+use crate::publish::{SENDER_HEADER, read_body};
+use crate::upstream::{ForwardAnswer, ForwardRequest, Upstream};
 
 /// What of a request is handed on. Tokens are not: the agent has its own for servers.
 const REQUEST_HEADERS: [HeaderName; 3] =
@@ -41,6 +42,34 @@ pub(crate) async fn forward(app: &App, upstream: &Arc<dyn Upstream>, request: Re
     }
 }
 
+/// Hands on what is numbered by its sender. It is numbered for the timeline: nothing of it is kept
+/// here, where it would get other numbers.
+pub(crate) async fn publish(
+    upstream: &Arc<dyn Upstream>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let mut passed = HeaderMap::new();
+    for name in [header::CONTENT_TYPE, HeaderName::from_static(SENDER_HEADER)] {
+        if let Some(value) = headers.get(&name) {
+            passed.insert(name, value.clone());
+        }
+    }
+    let lines = body.into_data_stream().map_err(std::io::Error::other);
+    let answer = upstream.publish(passed, lines.boxed()).await?;
+    Ok(respond(answer))
+}
+
+fn respond(answer: ForwardAnswer) -> Response {
+    let mut response = Response::new(Body::from_stream(answer.body));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    for name in HOP_HEADERS {
+        response.headers_mut().remove(name);
+    }
+    response
+}
+
 async fn pass_on(
     app: &App,
     upstream: &Arc<dyn Upstream>,
@@ -63,11 +92,5 @@ async fn pass_on(
             body: bytes::Bytes::copy_from_slice(&body),
         })
         .await?;
-    let mut response = Response::new(Body::from_stream(answer.body));
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
-    for name in HOP_HEADERS {
-        response.headers_mut().remove(name);
-    }
-    Ok(response)
+    Ok(respond(answer))
 }

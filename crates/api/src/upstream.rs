@@ -34,6 +34,14 @@ pub trait Upstream: Send + Sync + 'static {
         request: ForwardRequest,
     ) -> BoxFuture<'static, Result<ForwardAnswer, UpstreamFailure>>;
 
+    /// Hands on what is numbered by its sender, line by line while it comes: it is on the sender's
+    /// disk, so that one try is enough.
+    fn publish(
+        &self,
+        headers: HeaderMap,
+        lines: BoxStream<'static, Result<Bytes, std::io::Error>>,
+    ) -> BoxFuture<'static, Result<ForwardAnswer, UpstreamFailure>>;
+
     /// Sections for `/v1/status`: a name and an object.
     fn sections(&self) -> Vec<(&'static str, Value)>;
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use reqwest::Method;
 use reqwest::header::HeaderMap;
+use reqwest::{Body, Method};
 
 use crate::client::{Client, Here};
 use crate::error::{ClientError, TransportCause};
@@ -70,6 +70,42 @@ impl Client {
             }
         });
         answer.await?
+    }
+}
+
+impl Client {
+    /// Hands on a publish whose lines still come, once, to the server that is asked now.
+    ///
+    /// # Errors
+    /// When that server does not answer.
+    pub async fn pass_publish<S>(
+        &self,
+        headers: HeaderMap,
+        lines: S,
+    ) -> Result<PassedAnswer, ClientError>
+    where
+        S: Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
+    {
+        let here = self.here();
+        let sent = here
+            .request(Method::POST, here.url(&["v1", "events"], &[]))
+            .headers(headers)
+            .body(Body::wrap_stream(lines))
+            .send();
+        // Its head comes with the first answer, which may be long after the first line.
+        let answer = sent
+            .await
+            .map_err(|error| here.transport_error(here.config().request_timeout, error));
+        match answer {
+            Ok(response) => Ok(PassedAnswer {
+                response,
+                address: here.address().to_owned(),
+            }),
+            Err(error) => {
+                here.failed(&error);
+                Err(error)
+            }
+        }
     }
 }
 

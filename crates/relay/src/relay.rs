@@ -3,7 +3,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
@@ -267,6 +269,21 @@ impl Relay {
         })
     }
 
+    async fn publish_now(
+        self,
+        headers: HeaderMap,
+        lines: BoxStream<'static, io::Result<Bytes>>,
+    ) -> Result<ForwardAnswer, UpstreamFailure> {
+        let answer = self.client()?.pass_publish(headers, lines).await;
+        // Whoever numbers sends again, whatever became of it.
+        let answer = answer.map_err(|error| failure(error, true))?;
+        Ok(ForwardAnswer {
+            status: answer.status(),
+            headers: answer.headers().clone(),
+            body: answer.into_body().map_err(io::Error::other).boxed(),
+        })
+    }
+
     fn client(&self) -> Result<Client, UpstreamFailure> {
         self.inner
             .servers
@@ -435,6 +452,14 @@ impl Upstream for Relay {
         request: ForwardRequest,
     ) -> BoxFuture<'static, Result<ForwardAnswer, UpstreamFailure>> {
         Box::pin(self.clone().forward_now(request))
+    }
+
+    fn publish(
+        &self,
+        headers: HeaderMap,
+        lines: BoxStream<'static, io::Result<Bytes>>,
+    ) -> BoxFuture<'static, Result<ForwardAnswer, UpstreamFailure>> {
+        Box::pin(self.clone().publish_now(headers, lines))
     }
 
     fn sections(&self) -> Vec<(&'static str, Value)> {

@@ -20,9 +20,11 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::forward;
 use crate::metrics::Buffered;
 use crate::timeline::Answer;
 pub(crate) use answer::json_response;
+pub(crate) use sender::SENDER_HEADER;
 use sender::sender_of;
 
 /// The media types that are understood, for the answer to others.
@@ -35,12 +37,13 @@ pub(crate) async fn publish(State(app): State<Arc<App>>, request: Request) -> Re
         Ok(sender) => sender,
         Err(error) => return error.into_response(),
     };
+    if sender.is_some()
+        && let Some(upstream) = app.timeline.upstream()
+    {
+        let passed = forward::publish(&upstream, &parts.headers, body).await;
+        return passed.unwrap_or_else(IntoResponse::into_response);
+    }
     let result = match media_type(&parts.headers).as_deref() {
-        _ if sender.is_some() && app.timeline.upstream().is_some() => Err(ApiError::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "sender_unsupported",
-            "this agent holds no timeline and numbers what it takes by itself: send without X-Tidings-Sender, or to a server",
-        )),
         Some("application/json") => json::publish(&app, sender, body).await,
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
             return ndjson::publish(app, &parts.headers, sender, body).await;

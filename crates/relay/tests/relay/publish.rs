@@ -283,6 +283,42 @@ async fn an_agent_goes_on_with_the_next_server() {
 }
 
 #[tokio::test]
+async fn g5_agents_behind_agents_publish_once_and_in_order() {
+    let server = Server::start().await;
+    let (near, far) = (
+        Network::to(server.address).await,
+        tempfile::tempdir().unwrap(),
+    );
+    let upper = Agent::start(&far, &[near.address]).await;
+    let between = Network::to(upper.address).await;
+    let spool = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&spool, &[between.address]).await;
+    let mut streamed = agent.client.stream(tidings_client::StreamRequest {
+        from: tidings_client::From::Now,
+        ..Default::default()
+    });
+    soon(streamed.open()).await.unwrap();
+    for key in 1..=40 {
+        if key % 8 == 0 {
+            let network = if key % 16 == 0 { &near } else { &between };
+            network.cut();
+        }
+        publish(&agent.client, &format!("k{key}")).await;
+    }
+    assert_eq!(server.keys(40).await, numbered(40));
+    assert_eq!(crate::support::keys(&mut streamed, 40).await, numbered(40));
+    until(async || agent.fact("/Spool/Transactions").await == 0).await;
+    assert_eq!(
+        upper.fact("/Spool/Forwarded").await,
+        0,
+        "it keeps nothing of it"
+    );
+    drop(streamed);
+    agent.stop().await;
+    upper.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_that_knows_no_server_yet_keeps_what_it_takes() {
     let server = Server::start().await;
     let spool = tempfile::tempdir().unwrap();
