@@ -104,10 +104,16 @@ impl Spool {
                 "the end of the spool was torn by a crash and was cut: nothing in it was answered"
             );
         }
+        let home = sender::home_of(directory).map_err(|source| SpoolError::Io {
+            path: directory.to_owned(),
+            source,
+        })?;
         let mut sender = found.sender.clone().unwrap_or_else(|| Sender {
             id: Ulid::generate().to_string(),
+            home: home.clone(),
             epochs: Vec::new(),
         });
+        sender.move_to(&home);
         sender.forget(found.acknowledged);
         let now = now_micros();
         if sender.epoch_of(found.acknowledged + 1).is_none() && found.last > found.acknowledged {
@@ -125,16 +131,12 @@ impl Spool {
                 .is_none_or(|epoch| epoch.first != first)
                 || first > found.last
             {
-                let kept: Vec<_> = sender
-                    .epochs
-                    .iter()
-                    .copied()
-                    .filter(|epoch| epoch.first > first)
-                    .collect();
+                let later = sender.epochs.iter().filter(|epoch| epoch.first > first);
+                let kept: Vec<u64> = later.map(|epoch| epoch.first).collect();
                 sender.begin(first, now, true);
                 // Counts behind it are begun anew, as they have to be greater.
-                for epoch in kept {
-                    sender.begin(epoch.first, now, true);
+                for first in kept {
+                    sender.begin(first, now, true);
                 }
             }
         }
@@ -274,7 +276,7 @@ impl Spool {
         let queue = self.inner.queue.lock();
         let epoch = queue.sender().epoch_of(position)?;
         Some((
-            queue.sender().id.clone(),
+            epoch.id.clone(),
             epoch.epoch,
             position - epoch.first + 1,
             queue.end_of_run(position),
@@ -542,6 +544,34 @@ mod tests {
         }
         assert_eq!(spool.acknowledged(), 4, "nobody waits for what is gone");
         spool.stop();
+    }
+
+    #[test]
+    fn a_copy_elsewhere_gives_its_numbers_another_name() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let spool = open(&here);
+        spool.take(lines(1, 2)).unwrap();
+        let before = spool.numbers_of(1).unwrap();
+        spool.stop();
+        drop(spool);
+        for file in std::fs::read_dir(here.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), there.path().join(file.file_name())).unwrap();
+        }
+        let (one, other) = (open(&here), open(&there));
+        for spool in [&one, &other] {
+            assert_eq!(
+                spool
+                    .numbers_of(1)
+                    .map(|numbers| (numbers.0, numbers.1, numbers.2)),
+                Some((before.0.clone(), before.1, 1)),
+                "what both hold is the same"
+            );
+            spool.take(lines(3, 3)).unwrap();
+        }
+        let (one, other) = (one.numbers_of(3).unwrap(), other.numbers_of(3).unwrap());
+        assert_eq!(one.0, before.0);
+        assert_ne!(other.0, one.0);
     }
 
     #[test]

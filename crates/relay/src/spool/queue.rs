@@ -265,6 +265,7 @@ mod tests {
         };
         let mut sender = Sender {
             id: "01K0000000000000000000000A".to_owned(),
+            home: "here".to_owned(),
             epochs: Vec::new(),
         };
         sender.begin(1, 100, true);

@@ -9,19 +9,25 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use ulid::Ulid;
 
 /// Who sends, and which epochs the positions belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sender {
-    /// A ULID, made once.
+    /// A ULID, made once for each place that the spool was in.
     pub(crate) id: String,
+    /// Which place that is: a copy of the spool elsewhere must not give the same numbers to other
+    /// records.
+    pub(crate) home: String,
     /// Oldest first; each begins later and is greater than the one before.
     pub(crate) epochs: Vec<Epoch>,
 }
 
 /// The count that begins at a position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Epoch {
+    /// Whose count it is.
+    pub(crate) id: String,
     /// The position with the number 1.
     pub(crate) first: u64,
     /// When it began, in microseconds since 1970, or just after the one before.
@@ -33,9 +39,18 @@ const EPOCHS_MAX: usize = 10_000;
 
 impl Sender {
     /// The epoch of a position.
-    pub(crate) fn epoch_of(&self, position: u64) -> Option<Epoch> {
-        let found = self.epochs.iter().rev();
-        found.copied().find(|epoch| epoch.first <= position)
+    pub(crate) fn epoch_of(&self, position: u64) -> Option<&Epoch> {
+        let mut found = self.epochs.iter().rev();
+        found.find(|epoch| epoch.first <= position)
+    }
+
+    /// Takes another name for what comes when the spool is at another place than before: what it holds
+    /// keeps the name under which it may have been sent, here or where it was copied from.
+    pub(crate) fn move_to(&mut self, home: &str) {
+        if self.home != home {
+            home.clone_into(&mut self.home);
+            self.id = Ulid::generate().to_string();
+        }
     }
 
     /// The last position that belongs to the same epoch, as far as it has an end.
@@ -56,6 +71,7 @@ impl Sender {
         let before = self.epochs.last().map(|epoch| epoch.epoch);
         let after = last.max(before).map_or(0, |last| last + 1);
         self.epochs.push(Epoch {
+            id: self.id.clone(),
             first,
             epoch: now_micros.max(after),
         });
@@ -107,6 +123,23 @@ impl Sender {
     }
 }
 
+/// Names the place of a directory: this machine, and which directory it is there.
+pub(crate) fn home_of(directory: &Path) -> io::Result<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(directory)?;
+    // Machines without one are told apart by the directory alone.
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let named = format!(
+        "{} {} {} {}",
+        machine.trim(),
+        metadata.dev(),
+        metadata.ino(),
+        directory.canonicalize()?.display()
+    );
+    // Told to nobody as it is.
+    Ok(format!("{:08x}", crc32fast::hash(named.as_bytes())))
+}
+
 /// Replaces a small file, durably.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
@@ -132,6 +165,7 @@ mod tests {
     fn sender() -> Sender {
         Sender {
             id: "01K0000000000000000000000A".to_owned(),
+            home: "here".to_owned(),
             epochs: Vec::new(),
         }
     }
@@ -141,18 +175,26 @@ mod tests {
         let mut sender = sender();
         sender.begin(1, 100, true);
         sender.begin(5, 50, true);
-        let epoch = |first, epoch| Some(Epoch { first, epoch });
-        assert_eq!(sender.epoch_of(4), epoch(1, 100));
-        assert_eq!(sender.epoch_of(9), epoch(5, 101), "the clock went back");
+        let id = sender.id.clone();
+        let epoch = |first, epoch| {
+            let id = id.clone();
+            Some(Epoch { id, first, epoch })
+        };
+        assert_eq!(sender.epoch_of(4).cloned(), epoch(1, 100));
+        assert_eq!(
+            sender.epoch_of(9).cloned(),
+            epoch(5, 101),
+            "the clock went back"
+        );
         assert_eq!((sender.end_of(4), sender.end_of(5)), (Some(4), None));
         // Sent anew from position 3 on, greater than what had been sent.
         sender.begin(3, 60, true);
-        assert_eq!(sender.epoch_of(9), epoch(3, 102));
-        assert_eq!(sender.epoch_of(2), epoch(1, 100));
+        assert_eq!(sender.epoch_of(9).cloned(), epoch(3, 102));
+        assert_eq!(sender.epoch_of(2).cloned(), epoch(1, 100));
         // Its clock was ahead, and nobody took it.
         sender.begin(3, 1_000_000, true);
         sender.begin(3, 200, false);
-        assert_eq!(sender.epoch_of(3), epoch(3, 200));
+        assert_eq!(sender.epoch_of(3).cloned(), epoch(3, 200));
         sender.forget(1);
         assert_eq!(sender.epochs.len(), 2);
         sender.forget(2);
