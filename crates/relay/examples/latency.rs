@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tidings_api::{ApiConfig, ApiServer};
-use tidings_client::{Client, ClientConfig, From, StreamEvent, StreamRequest, Transaction};
+use tidings_client::{
+    Client, ClientConfig, From, PublishStreamConfig, StreamEvent, StreamRequest, Transaction,
+};
 use tidings_event::{OwnedNewEvent, Timestamp};
 use tidings_raft::{DiskLimits, QueueLimits, Replica, ReplicaConfig, VerifyHistory};
 use tidings_relay::{Relay, RelayConfig};
@@ -127,5 +129,29 @@ async fn main() {
     told("publish, answered through the agent", at_agent);
     told("published at the server, seen there", seen);
     told("published at the server, seen at the agent", relayed);
+    for (name, published_at) in [("at the server", &server), ("through the agent", &agent)] {
+        let rate = pipelined(published_at, events * 50).await;
+        println!("pipelined publishing {name:<23} {rate:9.0} events/s");
+    }
     relay.shutdown().await;
+}
+
+/// Events a second over one connection with many in flight.
+async fn pipelined(client: &Client, events: usize) -> f64 {
+    let (sender, mut answers) = client.publish_stream(PublishStreamConfig::default());
+    let begun = Instant::now();
+    let giving = tokio::spawn(async move {
+        for _ in 0..events {
+            let transaction = OwnedNewEvent::new("T", "t").try_into().unwrap();
+            sender.send(transaction).await.unwrap();
+        }
+    });
+    let mut answered = 0;
+    while let Some(answer) = answers.next().await {
+        answer.unwrap().outcome.unwrap();
+        answered += 1;
+    }
+    giving.await.unwrap();
+    assert_eq!(answered, events);
+    events as f64 / begun.elapsed().as_secs_f64()
 }
