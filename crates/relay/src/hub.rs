@@ -16,18 +16,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tidings_api::UpstreamFailure;
 use tidings_client::{ClientError, EventStream, From, StreamEvent, StreamRequest};
 use tidings_event::{Filter, Index, Selected};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::relay::failure;
 use crate::ring::Ring;
 use crate::servers::Servers;
 
 /// How long a stream, and what is kept of it, outlives its last reader: a reader that comes back finds
 /// what it missed.
 const LINGER: Duration = Duration::from_secs(60);
+
+/// The pause before a stream that ended just now is looked for again.
+const AGAIN_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often it is looked for those that nobody reads.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -52,21 +57,32 @@ struct HubInner {
 pub(crate) struct Shared {
     topics: Vec<String>,
     state: Mutex<State>,
-    /// Whether it is known where it is; the reason when that is over.
+    /// Whether it is known where it is.
     begun: watch::Sender<Begun>,
     ring_bytes: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Begun {
     NotYet,
     Yes,
-    Over,
+    /// It ended; by a refusal, which others would get as well.
+    Over(Option<UpstreamFailure>),
+}
+
+/// Why there is nothing to follow.
+pub(crate) enum NoView {
+    /// No server said in time where it is.
+    NotInTime,
+    /// One refused.
+    Refused(UpstreamFailure),
 }
 
 struct State {
     position: Index,
     views: Vec<Viewed>,
+    /// Since when there is none.
+    empty_since: Option<Instant>,
     /// Nobody may join any more.
     is_over: bool,
 }
@@ -147,27 +163,33 @@ impl Hub {
         }
     }
 
-    /// What is shared by those who want this. Done when it is known where it is; `None` when no server
-    /// says so in time.
+    /// What is shared by those who want this. Done when it is known where it is.
     pub(crate) async fn view(
         &self,
         key: ViewKey,
         filter: &Filter,
         wait: Duration,
-    ) -> Option<Arc<View>> {
+    ) -> Result<Arc<View>, NoView> {
         let deadline = Instant::now() + wait;
         loop {
             let shared = self.shared_of(&key.topics);
             let mut begun = shared.begun.subscribe();
-            let waited = begun.wait_for(|begun| *begun != Begun::NotYet);
-            tokio::time::timeout_at(deadline, waited).await.ok()?.ok()?;
+            let waited = begun.wait_for(|begun| !matches!(begun, Begun::NotYet));
+            let begun = match tokio::time::timeout_at(deadline, waited).await {
+                Ok(Ok(begun)) => begun.clone(),
+                _ => return Err(NoView::NotInTime),
+            };
+            if let Begun::Over(Some(failure)) = begun {
+                return Err(NoView::Refused(failure));
+            }
             if let Some(view) = shared.view(&key, filter) {
-                return Some(view);
+                return Ok(view);
             }
             // It ended just now; the next one is found or begun.
-            tokio::time::timeout_at(deadline, tokio::task::yield_now())
-                .await
-                .ok()?;
+            if Instant::now() >= deadline {
+                return Err(NoView::NotInTime);
+            }
+            tokio::time::sleep(AGAIN_PAUSE).await;
         }
     }
 
@@ -190,6 +212,7 @@ impl Hub {
             state: Mutex::new(State {
                 position: Index::ZERO,
                 views: Vec::new(),
+                empty_since: None,
                 is_over: false,
             }),
             begun: watch::Sender::new(Begun::NotYet),
@@ -199,21 +222,20 @@ impl Hub {
         let (hub, stop) = (self.clone(), self.inner.stop.clone());
         let task = Arc::clone(&shared);
         tokio::spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = hub.feed(&task) => {}
-            }
-            hub.inner
-                .shared
-                .lock()
-                .retain(|_, other| !Arc::ptr_eq(other, &task));
-            task.end();
+            let refused = tokio::select! {
+                () = stop.cancelled() => None,
+                refused = hub.feed(&task) => refused,
+            };
+            let mut all = hub.inner.shared.lock();
+            all.retain(|_, other| !Arc::ptr_eq(other, &task));
+            drop(all);
+            task.end(refused);
         });
         shared
     }
 
-    /// Follows until nobody reads any more, or it cannot be followed.
-    async fn feed(&self, shared: &Shared) {
+    /// Follows until nobody reads any more, or it cannot be followed: then with the reason.
+    async fn feed(&self, shared: &Shared) -> Option<UpstreamFailure> {
         let mut client = self.inner.servers.known().await;
         let mut from = From::Now;
         let mut sweep = tokio::time::interval(SWEEP);
@@ -230,12 +252,12 @@ impl Hub {
             client = loop {
                 tokio::select! {
                     event = stream.next() => {
-                        if !self.take(shared, &stream, event) {
-                            return;
+                        if let Err(refused) = self.take(shared, &stream, event) {
+                            return refused;
                         }
                     }
                     _ = sweep.tick() => if shared.sweep(Instant::now()) {
-                        return;
+                        return None;
                     },
                     Ok(()) = changes.changed() => {
                         if let Some(client) = self.inner.servers.client() {
@@ -251,13 +273,16 @@ impl Hub {
         }
     }
 
-    /// Takes what came. False: it is over.
+    /// Takes what came.
+    ///
+    /// # Errors
+    /// When it is over, with the refusal when it was one.
     fn take(
         &self,
         shared: &Shared,
         stream: &EventStream,
         event: Option<Result<StreamEvent, ClientError>>,
-    ) -> bool {
+    ) -> Result<(), Option<UpstreamFailure>> {
         if let Some(timeline) = stream.timeline() {
             self.inner.timeline.send_if_modified(|known| {
                 let news = known.as_deref() != Some(timeline);
@@ -283,7 +308,7 @@ impl Hub {
                 // Indexes mean something else now: those who read come again and see.
                 self.inner.newest.store(0, Ordering::Relaxed);
                 self.inner.timeline.send_replace(Some(timeline));
-                return false;
+                return Err(None);
             }
             Some(Ok(StreamEvent::Reconnecting { error, .. })) => {
                 tracing::debug!(%error, "a shared stream is begun again");
@@ -291,11 +316,11 @@ impl Hub {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 tracing::warn!(%error, "a shared stream is refused");
-                return false;
+                return Err(Some(failure(error, true)));
             }
-            None => return false,
+            None => return Err(None),
         }
-        true
+        Ok(())
     }
 }
 
@@ -314,6 +339,7 @@ impl Shared {
             viewed.unused_since = None;
             return Some(Arc::clone(&viewed.view));
         }
+        state.empty_since = None;
         let view = Arc::new(View {
             key: key.clone(),
             filter: filter.clone(),
@@ -364,7 +390,7 @@ impl Shared {
 
     fn begin(&self) {
         self.begun.send_if_modified(|begun| {
-            let news = *begun == Begun::NotYet;
+            let news = matches!(begun, Begun::NotYet);
             if news {
                 *begun = Begun::Yes;
             }
@@ -372,20 +398,19 @@ impl Shared {
         });
     }
 
-    fn end(&self) {
+    fn end(&self, refused: Option<UpstreamFailure>) {
         let mut state = self.state.lock();
         state.is_over = true;
         for Viewed { view, .. } in state.views.drain(..) {
             view.ring.lock().end();
         }
         drop(state);
-        self.begun.send_replace(Begun::Over);
+        self.begun.send_replace(Begun::Over(refused));
     }
 
     /// Lets go of what nobody has read for a while. Whether that is everything.
     fn sweep(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
-        let had_views = !state.views.is_empty();
         state.views.retain_mut(|viewed| {
             if Arc::strong_count(&viewed.view) > 1 {
                 viewed.unused_since = None;
@@ -394,9 +419,12 @@ impl Shared {
             let since = *viewed.unused_since.get_or_insert(now);
             now.duration_since(since) < LINGER
         });
-        let is_over = had_views && state.views.is_empty();
-        state.is_over |= is_over;
-        is_over
+        if !state.views.is_empty() {
+            return false;
+        }
+        let since = *state.empty_since.get_or_insert(now);
+        state.is_over |= now.duration_since(since) >= LINGER;
+        state.is_over
     }
 }
 

@@ -28,7 +28,7 @@ use ulid::Ulid;
 use crate::config::RelayConfig;
 use crate::follower::Reader;
 use crate::forwarder::{Counts, Forwarder, chain};
-use crate::hub::{Hub, ViewKey, canonical};
+use crate::hub::{Hub, NoView, ViewKey, canonical};
 use crate::servers::{Reach, Servers};
 use crate::spool::{NotTaken, Spool, SpoolError};
 
@@ -189,7 +189,10 @@ impl Relay {
         };
         let hub = &self.inner.hub;
         let view = hub.view(key, &request.filter, OPEN_WAIT).await;
-        let view = view.ok_or_else(no_server)?;
+        let view = view.map_err(|error| match error {
+            NoView::NotInTime => no_server(),
+            NoView::Refused(refused) => refused,
+        })?;
         let client = self.inner.servers.client().ok_or_else(no_server)?;
         let servers = self.inner.servers.clone();
         let behind = Arc::clone(&self.inner.behind);
@@ -352,7 +355,7 @@ impl Relay {
 }
 
 /// What a failure of the client means to whoever asked.
-fn failure(error: ClientError, reads: bool) -> UpstreamFailure {
+pub(crate) fn failure(error: ClientError, reads: bool) -> UpstreamFailure {
     let last = error.last_try();
     if let ClientError::Refused {
         status,

@@ -275,6 +275,35 @@ async fn what_a_server_refuses_a_reader_is_told_here() {
 }
 
 #[tokio::test]
+async fn a_token_that_servers_do_not_know_is_told_at_once() {
+    let server = Server::with(|config| {
+        config.http.token = tidings_api::Token::new("a-secret-of-the-servers");
+    })
+    .await;
+    let spool = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&spool, &[server.address]).await;
+    for _ in 0..3 {
+        let mut stream = agent.client.stream(request(From::Now));
+        let error = soon(stream.next()).await.unwrap().unwrap_err();
+        assert!(
+            matches!(error, ClientError::Refused { status: 403, .. }),
+            "{error}"
+        );
+    }
+    // Nothing is lost by it.
+    let published = crate::support::publish(&agent.client, "k").await;
+    assert!(published.spooled);
+    until(async || agent.fact("/Relay/NotReached").await.is_string()).await;
+    let told = agent.fact("/Relay/NotReached").await;
+    assert!(
+        told.as_str().unwrap().contains("Permission denied"),
+        "{told}"
+    );
+    assert_eq!(agent.fact("/Spool/Transactions").await, 1);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn server_sent_events_come_through_the_agent() {
     let server = Server::start().await;
     let spool = tempfile::tempdir().unwrap();
