@@ -128,7 +128,7 @@ impl Forwarder {
                         self.servers.lost(refused.message.clone());
                         tokio::time::sleep(PAUSE_LONG).await;
                     }
-                    self.renumber(&refused).await;
+                    self.renumber(&refused, misfits).await;
                 }
                 End::Failed(reason) => {
                     tracing::error!(reason, "the spool cannot be sent");
@@ -140,12 +140,13 @@ impl Forwarder {
     }
 
     /// Begins a new epoch from the oldest record on.
-    async fn renumber(&self, refused: &Refused) {
+    async fn renumber(&self, refused: &Refused, misfits: u32) {
         let first = self.spool.acknowledged() + 1;
         if refused.code == "too_many_senders" {
             return;
         }
-        if refused.code == "sender_forgotten" {
+        // Told once, not again while a clock is wrong.
+        if refused.code == "sender_forgotten" && misfits == 1 {
             let waiting = self.spool.last() + 1 - first;
             add(&self.counts.in_doubt, waiting);
             tracing::warn!(

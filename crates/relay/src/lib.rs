@@ -18,6 +18,7 @@ mod follower;
 mod forwarder;
 mod hub;
 mod relay;
+mod report;
 mod ring;
 mod servers;
 mod spool;

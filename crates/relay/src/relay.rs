@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use thiserror::Error;
 use tidings_api::{
     Answer, FollowFrom, FollowRequest, Follower, ForwardAnswer, ForwardRequest, ProposeFailure,
@@ -29,6 +29,7 @@ use crate::config::RelayConfig;
 use crate::follower::Reader;
 use crate::forwarder::{Counts, Forwarder, chain};
 use crate::hub::{Hub, NoView, ViewKey, canonical};
+use crate::report;
 use crate::servers::{Reach, Servers};
 use crate::spool::{NotTaken, Spool, SpoolError};
 
@@ -59,15 +60,15 @@ pub struct Relay {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    spool: Spool,
-    servers: Servers,
-    hub: Hub,
-    counts: Arc<Counts>,
+pub(crate) struct Inner {
+    pub(crate) spool: Spool,
+    pub(crate) servers: Servers,
+    pub(crate) hub: Hub,
+    pub(crate) counts: Arc<Counts>,
     newest: Arc<AtomicU64>,
     answer_within: Duration,
     /// Readers that went on by a stream of their own, since the start.
-    behind: Arc<AtomicU64>,
+    pub(crate) behind: Arc<AtomicU64>,
     broker: Arc<Broker>,
     empty: Arc<StateView>,
     applied: watch::Sender<Index>,
@@ -326,9 +327,14 @@ impl Relay {
                 retry_after: BUSY_RETRY,
             },
         })?;
-        let (spool, servers) = (spool.clone(), self.inner.servers.clone());
+        let waiting = Waiting {
+            spool: spool.clone(),
+            first,
+        };
+        let servers = self.inner.servers.clone();
         let within = self.inner.answer_within;
         Ok(Box::pin(async move {
+            let spool = &waiting.spool;
             // While no server is reached nobody is kept waiting for one.
             let wait = match servers.reach() {
                 Reach::Lost(_) => Duration::ZERO,
@@ -351,6 +357,18 @@ impl Relay {
             decided.resize(count, Answer::Spooled);
             Ok(decided)
         }))
+    }
+}
+
+/// Somebody waits for the outcome of what begins at a position. When it goes away, nobody does.
+struct Waiting {
+    spool: Spool,
+    first: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.spool.give_up(self.first);
     }
 }
 
@@ -466,116 +484,10 @@ impl Upstream for Relay {
     }
 
     fn sections(&self) -> Vec<(&'static str, Value)> {
-        let (spool, hub) = (self.inner.spool.status(), self.inner.hub.status());
-        let counts = &self.inner.counts;
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let client = self.inner.servers.client();
-        let reach = self.inner.servers.reach();
-        vec![
-            (
-                "Spool",
-                json!({
-                    "Bytes": spool.bytes,
-                    "BytesMax": spool.bytes_max,
-                    "Transactions": spool.transactions,
-                    "Failed": spool.failed,
-                    "Forwarded": count(&counts.forwarded),
-                    "Repeated": count(&counts.repeated),
-                    "Refused": count(&counts.refused),
-                    "Renumbered": count(&counts.renumbered),
-                    "InDoubt": count(&counts.in_doubt),
-                    "Sender": spool.sender,
-                    "Epoch": spool.epoch,
-                }),
-            ),
-            (
-                "Relay",
-                json!({
-                    "Server": client.map(|client| client.address()),
-                    "Reached": reach == Reach::Reached,
-                    "NotReached": match reach {
-                        Reach::Lost(reason) => Some(reason),
-                        _ => None,
-                    },
-                    "Upstreams": hub.upstreams,
-                    "Filters": hub.views,
-                    "CatchUps": count(&self.inner.behind),
-                }),
-            ),
-        ]
+        report::sections(&self.inner)
     }
 
     fn numbers(&self) -> Vec<UpstreamNumber> {
-        let (spool, hub) = (self.inner.spool.status(), self.inner.hub.status());
-        let counts = &self.inner.counts;
-        let gauge = |name, help, value| UpstreamNumber {
-            name,
-            help,
-            is_counter: false,
-            value,
-        };
-        let counter = |name, help, count: &AtomicU64| UpstreamNumber {
-            name,
-            help,
-            is_counter: true,
-            value: count.load(Ordering::Relaxed),
-        };
-        vec![
-            gauge(
-                "tidings_spool_bytes",
-                "Bytes that this agent keeps for the timeline.",
-                spool.bytes,
-            ),
-            gauge(
-                "tidings_spool_bytes_max",
-                "Bytes that it may keep.",
-                spool.bytes_max,
-            ),
-            gauge(
-                "tidings_spool_transactions",
-                "Transactions that this agent keeps for the timeline.",
-                spool.transactions,
-            ),
-            counter(
-                "tidings_spool_forwarded_total",
-                "Transactions that the timeline took from this agent.",
-                &counts.forwarded,
-            ),
-            counter(
-                "tidings_spool_repeated_total",
-                "Of those, the ones that it had already.",
-                &counts.repeated,
-            ),
-            counter(
-                "tidings_spool_refused_total",
-                "Transactions that the timeline refused for good.",
-                &counts.refused,
-            ),
-            counter(
-                "tidings_spool_renumbered_total",
-                "Epochs begun because the numbers did not fit the timeline.",
-                &counts.renumbered,
-            ),
-            counter(
-                "tidings_spool_in_doubt_total",
-                "Transactions sent anew that may be on the timeline twice.",
-                &counts.in_doubt,
-            ),
-            gauge(
-                "tidings_relay_reached",
-                "1 when a server takes what is sent.",
-                u64::from(self.inner.servers.reach() == Reach::Reached),
-            ),
-            gauge(
-                "tidings_relay_upstreams",
-                "Streams from servers that are shared here.",
-                hub.upstreams as u64,
-            ),
-            counter(
-                "tidings_relay_catch_ups_total",
-                "Readers that went on by a stream of their own.",
-                &self.inner.behind,
-            ),
-        ]
+        report::numbers(&self.inner)
     }
 }

@@ -5,7 +5,7 @@
 //!             │                                          files.rs    the directory, and recovery
 //!             └──▶ forwarder ──▶ a server                sender.rs   under which numbers it is sent
 //!                     │                                  queue.rs    what was taken, sent, acknowledged
-//!             answer ◀┘  or 202 once it is flushed       mod.rs      the handle and the thread
+//!             answer ◀┘  or 202 once it is flushed       writer.rs   the thread
 //! ```
 //!
 //! A record is written when it is taken and flushed only when its publisher is to be answered without
@@ -15,11 +15,12 @@ mod files;
 mod queue;
 mod record;
 mod sender;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -32,30 +33,7 @@ pub use files::SpoolError;
 use queue::Queue;
 pub(crate) use queue::{Next, NotTaken};
 use sender::Sender;
-
-/// How often a disk that failed is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// How often it is written down at most how far the timeline is: what is sent again after a crash is
-/// known there.
-const ACKNOWLEDGED_PAUSE: Duration = Duration::from_millis(200);
-
-/// How far the files are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Disk {
-    flushed: u64,
-    /// Why nothing can be written now.
-    failed: Option<String>,
-}
-
-/// What the writer is asked to do.
-enum Order {
-    Append(u64, Vec<Bytes>),
-    Flush,
-    Sender(Sender, oneshot::Sender<Result<(), String>>),
-    Refused(String, oneshot::Sender<Result<(), String>>),
-    Stop,
-}
+use writer::{Disk, Order, Writer};
 
 /// The spool of an agent. A handle: clones are the same one.
 #[derive(Clone)]
@@ -159,18 +137,7 @@ impl Spool {
             taken: Notify::new(),
             thread: Mutex::new(None),
         });
-        let writer = Writer {
-            files,
-            orders: received,
-            spool: Arc::downgrade(&inner),
-            told,
-            pending: Vec::new(),
-            pending_first: found.last + 1,
-            flush: false,
-            acknowledged: found.acknowledged,
-            noted: Instant::now(),
-            broken: false,
-        };
+        let writer = Writer::new(files, received, Arc::downgrade(&inner), told, &found);
         let thread = std::thread::Builder::new()
             .name(String::from("spool"))
             .spawn(move || writer.run())
@@ -327,139 +294,6 @@ impl Spool {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
-    }
-}
-
-/// The thread that writes.
-struct Writer {
-    files: Files,
-    orders: mpsc::Receiver<Order>,
-    spool: std::sync::Weak<Inner>,
-    told: watch::Sender<Disk>,
-    /// Taken and not in a file yet.
-    pending: Vec<Bytes>,
-    pending_first: u64,
-    flush: bool,
-    /// Written down, and when.
-    acknowledged: u64,
-    noted: Instant,
-    /// A flush failed: what is in the files is not known any more.
-    broken: bool,
-}
-
-impl Writer {
-    fn run(mut self) {
-        let mut is_over = false;
-        while !is_over {
-            let waits = !self.pending.is_empty() || self.acknowledged + 1 < self.pending_first;
-            let order = match waits {
-                true => match self.orders.recv_timeout(self.pause()) {
-                    Ok(order) => Some(order),
-                    Err(mpsc::RecvTimeoutError::Timeout) => None,
-                    Err(mpsc::RecvTimeoutError::Disconnected) => Some(Order::Stop),
-                },
-                false => Some(self.orders.recv().unwrap_or(Order::Stop)),
-            };
-            let mut next = order;
-            while let Some(order) = next {
-                is_over |= self.take(order);
-                next = self.orders.try_recv().ok();
-            }
-            self.write(is_over);
-        }
-    }
-
-    fn pause(&self) -> Duration {
-        match self.pending.is_empty() {
-            true => ACKNOWLEDGED_PAUSE,
-            false => RETRY_PAUSE,
-        }
-    }
-
-    /// Whether it was the last order.
-    fn take(&mut self, order: Order) -> bool {
-        match order {
-            Order::Append(first, lines) => {
-                if self.pending.is_empty() {
-                    self.pending_first = first;
-                }
-                self.pending.extend(lines);
-            }
-            Order::Flush => self.flush = true,
-            Order::Sender(sender, done) => {
-                let path = self.files.directory().join("sender");
-                let _ = done.send(sender.write(&path).map_err(|error| error.to_string()));
-            }
-            Order::Refused(line, done) => {
-                let kept = self.files.keep_refused(&line);
-                let _ = done.send(kept.map_err(|error| error.to_string()));
-            }
-            Order::Stop => {
-                self.flush = true;
-                return true;
-            }
-        }
-        false
-    }
-
-    fn write(&mut self, is_over: bool) {
-        if self.broken {
-            return;
-        }
-        if !self.pending.is_empty() {
-            if let Err(error) = self.files.append(self.pending_first, &self.pending) {
-                self.fail(format!("writing failed: {error}"));
-                return;
-            }
-            let last = self.pending_first + self.pending.len() as u64 - 1;
-            self.pending_first = last + 1;
-            self.pending.clear();
-            if let Some(spool) = self.spool.upgrade() {
-                spool.queue.lock().written(last);
-            }
-        }
-        if self.flush {
-            if let Err(error) = self.files.flush() {
-                // The kernel may have dropped what it could not write: another flush would lie.
-                self.broken = true;
-                self.fail(format!("flushing failed: {error}; restart the agent"));
-                return;
-            }
-            self.flush = false;
-            let last = self.pending_first.saturating_sub(1);
-            self.told.send_modify(|disk| {
-                disk.flushed = disk.flushed.max(last);
-                disk.failed = None;
-            });
-        } else if self.told.borrow().failed.is_some() {
-            self.told.send_modify(|disk| disk.failed = None);
-        }
-        if !is_over && self.noted.elapsed() < ACKNOWLEDGED_PAUSE {
-            return;
-        }
-        self.noted = Instant::now();
-        let Some(spool) = self.spool.upgrade() else {
-            return;
-        };
-        // Never beyond what is in the files: the rest is still to be written.
-        let acknowledged = spool.queue.lock().acknowledged();
-        let position = acknowledged.min(self.pending_first.saturating_sub(1));
-        if position > self.acknowledged {
-            match self.files.acknowledge(position) {
-                Ok(()) => self.acknowledged = position,
-                // It is only sent again; tried with the next.
-                Err(error) => {
-                    tracing::warn!(%error, "the spool cannot note how far the timeline is");
-                }
-            }
-        }
-    }
-
-    fn fail(&mut self, reason: String) {
-        if self.told.borrow().failed.is_none() {
-            tracing::error!(reason, "the spool cannot be written");
-        }
-        self.told.send_modify(|disk| disk.failed = Some(reason));
     }
 }
 
