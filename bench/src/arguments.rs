@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, SERVERS};
 use crate::peers::Peer;
 use crate::report::Output;
 use crate::workloads::Workload;
@@ -73,7 +73,7 @@ pub struct Options {
 /// Something else than one server of each.
 #[derive(Debug, Subcommand)]
 pub enum Role {
-    /// Clusters of three servers: publishing, the death of a leader, a new server that catches up,
+    /// Clusters of servers: publishing, the death of a leader, a new server that catches up,
     /// an agent that relays
     Cluster {
         /// What is measured, and how it is told.
@@ -83,6 +83,11 @@ pub enum Role {
         /// Frames that the new server of catch-up has to get
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         frames: Option<u64>,
+
+        /// Servers of each cluster; the targets are for 3
+        #[arg(long, value_name = "N", default_value_t = SERVERS as u64,
+              value_parser = clap::value_parser!(u64).range(1..=9))]
+        servers: u64,
     },
     /// The bare broadcaster
     #[command(hide = true)]
@@ -212,17 +217,20 @@ mod tests {
     fn a_cluster_has_its_own_systems_and_workloads() {
         let arguments =
             Arguments::parse_from(["bench", "cluster", "--peers", "redis,etcd", "--frames", "7"]);
-        let Some(Role::Cluster { options, frames }) = arguments.role else {
+        let Some(Role::Cluster {
+            options,
+            frames,
+            servers: 3,
+        }) = arguments.role
+        else {
             panic!("not a cluster");
         };
+        let cluster = Deployment::Cluster { servers: SERVERS };
         assert_eq!(frames, Some(7));
+        assert_eq!(options.chosen_peers(cluster).unwrap(), vec![Peer::Etcd]);
         assert_eq!(
-            options.chosen_peers(Deployment::Cluster).unwrap(),
-            vec![Peer::Etcd]
-        );
-        assert_eq!(
-            options.chosen_workloads(Deployment::Cluster).unwrap(),
-            Deployment::Cluster.workloads()
+            options.chosen_workloads(cluster).unwrap(),
+            cluster.workloads()
         );
         let only = Arguments::parse_from(["bench", "--only", "failover"]).options;
         let error = only.chosen_workloads(Deployment::Single).unwrap_err();

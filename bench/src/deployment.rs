@@ -11,16 +11,27 @@ use crate::workloads::Workload;
 pub enum Deployment {
     /// One server.
     Single,
-    /// Three servers that hold the same data.
-    Cluster,
+    /// So many servers that hold the same data.
+    Cluster {
+        /// How many.
+        servers: usize,
+    },
 }
 
+/// Servers of a cluster when nobody says how many.
+pub const SERVERS: usize = 3;
+
 impl Deployment {
+    /// Whether there are several servers.
+    pub fn is_cluster(self) -> bool {
+        matches!(self, Self::Cluster { .. })
+    }
+
     /// As it is called in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Single => "a single server",
-            Self::Cluster => "a cluster",
+            Self::Cluster { .. } => "a cluster",
         }
     }
 
@@ -28,7 +39,7 @@ impl Deployment {
     pub fn servers(self) -> usize {
         match self {
             Self::Single => 1,
-            Self::Cluster => 3,
+            Self::Cluster { servers } => servers,
         }
     }
 
@@ -36,7 +47,7 @@ impl Deployment {
     pub fn peers(self) -> &'static [Peer] {
         match self {
             Self::Single => &Peer::ALL,
-            Self::Cluster => &[Peer::Tidings, Peer::Nats, Peer::NatsAlways, Peer::Etcd],
+            Self::Cluster { .. } => &[Peer::Tidings, Peer::Nats, Peer::NatsAlways, Peer::Etcd],
         }
     }
 
@@ -51,7 +62,7 @@ impl Deployment {
                 Workload::Memory,
                 Workload::Filtered,
             ],
-            Self::Cluster => &[
+            Self::Cluster { .. } => &[
                 Workload::Publish,
                 Workload::Failover,
                 Workload::CatchUp,

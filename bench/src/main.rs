@@ -68,7 +68,14 @@ fn begin() -> Result<ExitCode> {
             broadcaster::run(cut, *line_bytes, address_file)?;
             Ok(ExitCode::SUCCESS)
         }
-        Some(Role::Cluster { options, frames }) => compare(options, Deployment::Cluster, *frames),
+        Some(Role::Cluster {
+            options,
+            frames,
+            servers,
+        }) => {
+            let servers = usize::try_from(*servers)?;
+            compare(options, Deployment::Cluster { servers }, *frames)
+        }
         None => compare(&arguments.options, Deployment::Single, None),
     }
 }

@@ -114,8 +114,9 @@ impl Page {
             machine.memory_gib,
             machine.kernel,
             match results.deployment {
-                Deployment::Single => "server",
-                Deployment::Cluster => "three servers with a data directory each",
+                Deployment::Single => "server".to_owned(),
+                Deployment::Cluster { servers } =>
+                    format!("{servers} servers with a data directory each"),
             }
         ));
         let versions: Vec<&str> = results.versions.values().map(String::as_str).collect();
@@ -279,8 +280,8 @@ impl Page {
             "- The order of the systems changes from round to round; each starts with empty data.",
             "- Publishers connect to the leader of each system; in the last column to all servers in turn.",
             "- failover: a client sends to each server that is left every 20 ms until one acknowledges; every system has the timeouts that it comes with.",
-            "- nats: JetStream on file, a stream with three replicas; it acknowledges what a majority has in the page cache, and flushes every 2 minutes. nats-always flushes first.",
-            "- catch-up: from the start of a fourth server until it has every frame, in MB (10⁶) of history.",
+            "- nats: JetStream on file, a stream with a replica on each server; it acknowledges what a majority has in the page cache, and flushes every 2 minutes. nats-always flushes first.",
+            "- catch-up: from the start of one more server until it has every frame, in MB (10⁶) of history.",
             "- relay: 1,000 events/s; subscribers of an agent that holds no timeline, beside those of a follower.",
         ];
         let single = [
@@ -294,7 +295,7 @@ impl Page {
         ];
         let notes: &[&str] = match results.deployment {
             Deployment::Single => &single,
-            Deployment::Cluster => &cluster,
+            Deployment::Cluster { .. } => &cluster,
         };
         for note in notes {
             self.line(note);

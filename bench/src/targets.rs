@@ -5,7 +5,6 @@
 
 use serde::Serialize;
 
-use crate::deployment::Deployment;
 use crate::peers::Peer;
 use crate::results::Results;
 use crate::workloads::{ADDED_CASES, Measure, SHARED_CASE, Workload};
@@ -117,7 +116,7 @@ fn of_case(results: &Results, workload: Workload, case: &str) -> Vec<Target> {
         Target::new(what, unit, bound, ours(number))
     };
     match workload {
-        Workload::Publish if results.deployment == Deployment::Cluster && case == "16 × 64" => {
+        Workload::Publish if results.deployment.is_cluster() && case == "16 × 64" => {
             vec![
                 ratio_to("etcd", PUBLISH_ETCD_RATIO_MIN, rate(Peer::Etcd)),
                 ratio_to("nats", CLUSTER_PUBLISH_NATS_RATIO_MIN, rate(Peer::Nats)),
@@ -302,7 +301,7 @@ pub mod tests {
             (Workload::Relay, direct, Peer::Tidings, p50(300.0)),
             (Workload::Relay, relayed, Peer::Tidings, p50(900.0)),
         ]);
-        results.deployment = Deployment::Cluster;
+        results.deployment = Deployment::Cluster { servers: 3 };
         let found: Vec<_> = targets(&results)
             .into_iter()
             .map(|target| (target.found, target.verdict))

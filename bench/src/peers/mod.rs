@@ -102,7 +102,7 @@ impl Peer {
 
     /// What its acknowledgement means.
     pub fn acknowledges(self, deployment: Deployment) -> &'static str {
-        if deployment == Deployment::Cluster {
+        if deployment.is_cluster() {
             return match self {
                 Self::Nats => "page caches of a majority, before fsync (every 2 minutes)",
                 _ => "on the disks of a majority",
@@ -254,7 +254,7 @@ impl Running {
             nodes: Vec::new(),
             leader: 0,
         };
-        if deployment == Deployment::Cluster {
+        if deployment.is_cluster() {
             running.nodes = cluster::start(peer, program, folder, deployment.servers())?;
             running.find_leader()?;
             return Ok(running);
