@@ -5,7 +5,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tidings_interop::cluster::{Cluster, ClusterOptions, Load, rounds, verify};
 
 /// Events that have to be taken between two blows.
@@ -14,7 +14,7 @@ const BETWEEN: u64 = 150;
 const STOPPED: Duration = Duration::from_secs(3);
 
 #[test]
-fn g1_g2_g4_kill_9_of_leaders_and_followers_loses_and_repeats_nothing() -> Result<()> {
+fn g1_g2_g4_g5_kill_9_of_leaders_followers_and_agents_loses_and_repeats_nothing() -> Result<()> {
     let mut cluster = Cluster::start(ClusterOptions::default())?;
     let load = Load::start(&cluster);
     load.await_progress(BETWEEN)?;
@@ -32,6 +32,40 @@ fn g1_g2_g4_kill_9_of_leaders_and_followers_loses_and_repeats_nothing() -> Resul
         cluster.servers[follower].restart_in_place()?;
         cluster.servers[follower].await_ready()?;
         load.await_progress(BETWEEN)?;
+
+        // What an agent has answered for is on the timeline, or on its disk.
+        let agent = round % cluster.agents.len();
+        cluster.agents[agent].kill()?;
+        load.await_progress(BETWEEN)?;
+        cluster.agents[agent].restart_in_place()?;
+        load.await_progress(BETWEEN)?;
+    }
+    verify(cluster, &load.finish()?)
+}
+
+/// Everything is gone at once, and an agent goes on taking: what it took comes once.
+#[test]
+fn g5_what_agents_take_without_servers_comes_once_and_in_order() -> Result<()> {
+    let mut cluster = Cluster::start(ClusterOptions::default())?;
+    let load = Load::start(&cluster);
+    load.await_progress(BETWEEN)?;
+    for _ in 0..rounds()? {
+        for server in &mut cluster.servers {
+            server.kill()?;
+        }
+        let kept = load.kept();
+        load.await_progress(BETWEEN)?;
+        ensure!(load.kept() > kept, "the agents kept nothing");
+        cluster.agents[0].kill()?;
+        cluster.agents[0].restart_in_place()?;
+        load.await_progress(BETWEEN)?;
+        for server in &mut cluster.servers {
+            server.restart_in_place()?;
+        }
+        for server in &mut cluster.servers {
+            server.await_ready()?;
+        }
+        load.await_acknowledged(BETWEEN)?;
     }
     verify(cluster, &load.finish()?)
 }

@@ -108,8 +108,18 @@ pub fn tidings_server(
 /// It does not start.
 pub fn tidings_agent(program: &Path, folder: &Path, servers: &[Node]) -> Result<Node> {
     let name = "agent";
-    let mut arguments: Vec<OsString> = vec!["--node".into(), name.into()];
-    arguments.extend(join(servers));
+    let config = folder.join("agent.toml");
+    let addresses: Vec<String> = servers
+        .iter()
+        .map(|node| node.address.to_string())
+        .collect();
+    std::fs::write(&config, format!("[relay]\nservers = {addresses:?}\n"))?;
+    let arguments: [OsString; 4] = [
+        "--node".into(),
+        name.into(),
+        "--config".into(),
+        config.into(),
+    ];
     let (mut server, listening) = tidings::launch(program, &folder.join(name), &arguments)?;
     server.await_ready(|| tidings::get(listening.http, "/v1/health/ready").ok())?;
     Ok(Node {

@@ -102,7 +102,8 @@ impl Workload {
                 Peer::NatsAlways | Peer::RedisEverysec | Peer::BareFrame
             ),
             Self::Filtered => !peer.is_bare() && peer != Peer::NatsAlways,
-            Self::Failover => peer != Peer::NatsAlways,
+            // One of two servers is no majority.
+            Self::Failover => peer != Peer::NatsAlways && deployment.servers() > 2,
             Self::CatchUp | Self::Relay => peer == Peer::Tidings,
         }
     }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::account::{Account, Taken};
 use super::followers::{self, Kind, Seen};
 use super::publishers::{self, Publisher};
-use super::{Cluster, await_some};
+use super::{Cluster, await_some, get};
 
 /// Publishers that send to the servers, each beginning with another one.
 const SERVER_PUBLISHERS: usize = 3;
@@ -21,6 +21,7 @@ const LAST: &str = "the-last";
 /// Everything that publishes and follows.
 pub struct Load {
     servers: Vec<SocketAddr>,
+    agents: Vec<SocketAddr>,
     publishers: Vec<JoinHandle<Result<Account>>>,
     followers: Vec<(String, JoinHandle<Result<Seen>>)>,
     stops: Arc<AtomicBool>,
@@ -48,6 +49,7 @@ impl Load {
         let (servers, agents) = (cluster.server_addresses(), cluster.agent_addresses());
         let mut load = Self {
             servers: servers.clone(),
+            agents: agents.clone(),
             publishers: Vec::new(),
             followers: Vec::new(),
             stops: Arc::default(),
@@ -97,12 +99,24 @@ impl Load {
     /// # Errors
     /// It takes too long, or a publisher has ended.
     pub fn await_progress(&self, events: u64) -> Result<Duration> {
-        let goal = self.progress.load(Ordering::Relaxed) + events;
+        self.await_more(events, &self.progress)
+    }
+
+    /// Waits until so many more events are acknowledged as being on the timeline; how long that took.
+    ///
+    /// # Errors
+    /// As [`Load::await_progress`].
+    pub fn await_acknowledged(&self, events: u64) -> Result<Duration> {
+        self.await_more(events, &self.acknowledged)
+    }
+
+    fn await_more(&self, events: u64, count: &AtomicU64) -> Result<Duration> {
+        let goal = count.load(Ordering::Relaxed) + events;
         let from = Instant::now();
         await_some(&format!("{events} more events to be taken"), || {
             let ended = self.publishers.iter().any(JoinHandle::is_finished);
             ensure!(!ended, "a publisher has given up");
-            Ok((self.progress.load(Ordering::Relaxed) >= goal).then_some(()))
+            Ok((count.load(Ordering::Relaxed) >= goal).then_some(()))
         })?;
         Ok(from.elapsed())
     }
@@ -110,6 +124,11 @@ impl Load {
     /// Events that were acknowledged as being on the timeline.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Events that an agent took and promised to bring to the timeline.
+    pub fn kept(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed) - self.acknowledged()
     }
 
     /// Ends the publishers, then the followers once they have everything.
@@ -122,14 +141,16 @@ impl Load {
         for publisher in self.publishers {
             accounts.push(joined(publisher)?);
         }
-        // Through an agent's spool, events may still be on their way: the last one goes behind
-        // them only when they are there.
-        let mut to = 0;
-        let last = loop {
-            match publishers::publish(LAST, &self.servers, &mut to)? {
-                Taken::At(index) => break index,
-                Taken::Kept => to += 1,
-            }
+        // What the agents still keep comes before the last event.
+        for agent in &self.agents {
+            await_some("an agent to keep nothing more", || {
+                let status = get(*agent, "/v1/status").ok();
+                let kept = status.and_then(|status| status["Spool"]["Transactions"].as_u64());
+                Ok((kept == Some(0)).then_some(()))
+            })?;
+        }
+        let Taken::At(last) = publishers::publish(LAST, &self.servers, &mut 0)? else {
+            bail!("a server kept the last event for later, as only agents do");
         };
         self.is_over.store(true, Ordering::Relaxed);
         let mut followers = Vec::new();

@@ -93,7 +93,7 @@ impl Default for ClusterOptions {
     fn default() -> Self {
         Self {
             servers: 3,
-            agents: 0,
+            agents: 2,
             config: String::new(),
             data_dirs: Vec::new(),
             on_hosts: false,
@@ -153,9 +153,14 @@ impl Cluster {
 
     fn start_agent(&mut self) -> Result<()> {
         let number = self.agents.len();
+        let servers: Vec<String> = self
+            .server_addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         self.agents.push(Agent::start_with(AgentOptions {
-            config: self.config.clone(),
-            arguments: self.names_and_ways(&format!("agent-{number}")),
+            config: format!("{}[relay]\nservers = {servers:?}\n", self.config),
+            arguments: vec!["--node".to_owned(), format!("agent-{number}")],
             host: self.host(self.servers.len() + number),
             ..AgentOptions::default()
         })?);
