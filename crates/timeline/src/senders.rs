@@ -17,6 +17,8 @@
 //!                          another                  refused, as above
 //! ```
 //!
+//! Why it is so: docs/decisions/2026-11-25-numbers-of-senders.md.
+//!
 //! A sender is forgotten when nothing came of it for [`MEMORY_DAYS`]. Nothing can be taken twice by
 //! that: its epoch began before it was silent, and one that began so long ago is refused.
 

@@ -132,6 +132,38 @@ async fn a_full_spool_refuses_and_drops_nothing() {
 }
 
 #[tokio::test]
+async fn a_spool_that_cannot_be_written_takes_nothing_until_it_can() {
+    let server = Server::start().await;
+    let network = Network::to(server.address).await;
+    network.down();
+    let spool = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&spool, &[network.address]).await;
+    // Where the first file is to be.
+    let in_the_way = spool_dir(&spool).join(format!("{:020}.spool", 1));
+    std::fs::create_dir(&in_the_way).unwrap();
+    let give = async |key: &str| {
+        let body = serde_json::to_string(&event(key)).unwrap();
+        post(agent.address, &body).await
+    };
+    let unknown = give("k1").await;
+    assert!(unknown.starts_with("HTTP/1.1 503"), "{unknown}");
+    assert!(unknown.contains("outcome_unknown"), "{unknown}");
+    let refused = give("refused").await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    assert!(refused.contains("spool_failed"), "{refused}");
+    let health = agent.client.health().await.unwrap();
+    assert!(health.not_ready.unwrap().contains("cannot be written"));
+    std::fs::remove_dir(&in_the_way).unwrap();
+    until(async || agent.client.health().await.unwrap().is_ready()).await;
+    let taken = give("k2").await;
+    assert!(taken.starts_with("HTTP/1.1 202"), "{taken}");
+    network.up();
+    assert_eq!(server.keys(2).await, numbered(2));
+    until(async || agent.fact("/Spool/Transactions").await == 0).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn what_the_timeline_refuses_for_good_is_kept_aside_and_stops_nothing() {
     let server = Server::with(|config| {
         config.limits = Limits {
