@@ -16,6 +16,13 @@ const FIND_PAUSE: Duration = Duration::from_secs(1);
 /// replaced.
 const FIND_AGAIN_PAUSE: Duration = Duration::from_secs(15);
 
+/// How long a server may take to answer before another one is asked. What is sent again has its number,
+/// so asking too early costs little; a change of leaders is over within it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long connecting to one may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Longest wait between two tries to reach a server: that it is back is noticed within it.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 
@@ -46,6 +53,8 @@ impl Servers {
                 addresses: Vec::new(),
                 token: config.token.clone(),
                 namespace: None,
+                connect_timeout: CONNECT_TIMEOUT,
+                request_timeout: ANSWER_TIMEOUT,
                 retry_delay_max: RETRY_DELAY_MAX,
                 heartbeat: config.heartbeat,
                 ..ClientConfig::default()

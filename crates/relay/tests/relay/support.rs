@@ -19,6 +19,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+/// Of servers and agents: a stream that is silent for two and a half of these counts as dead, which
+/// a machine that is busy with other tests must not bring about.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
 /// Longer than anything here takes; reaching it is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -77,7 +81,7 @@ impl Server {
         });
         let replica = replica.await.unwrap();
         let mut config = ApiConfig::default();
-        config.stream.heartbeat = Duration::from_millis(300);
+        config.stream.heartbeat = HEARTBEAT;
         configure(&mut config);
         let (address, stop) = serve(ApiServer::new(replica.clone(), config)).await;
         Server {
@@ -156,7 +160,7 @@ impl Agent {
                 .map(|address| ClientConfig::parse_address(&address.to_string()).unwrap())
                 .collect(),
             answer_within: Duration::from_millis(700),
-            heartbeat: Duration::from_millis(300),
+            heartbeat: HEARTBEAT,
             ..RelayConfig::new(spool_dir(spool))
         };
         configure(&mut config);
@@ -165,7 +169,7 @@ impl Agent {
             node_name: "a1".to_owned(),
             ..ApiConfig::default()
         };
-        api.stream.heartbeat = Duration::from_millis(300);
+        api.stream.heartbeat = HEARTBEAT;
         let (address, stop) = serve(ApiServer::new(relay.clone(), api)).await;
         Agent {
             address,
