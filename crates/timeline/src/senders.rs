@@ -37,7 +37,7 @@ pub const MEMORY_DAYS: i64 = 30;
 /// [`MEMORY_DAYS`], which is what the refusal of old epochs rests on.
 pub const EPOCH_AHEAD_DAYS: i64 = 1;
 
-/// How many senders are remembered; one is an agent. With [`RUNS_MAX`] they take 100 MiB at most.
+/// How many senders are remembered; one is an agent. With 64 runs of indexes each they take 100 MiB at most.
 pub const SENDERS_MAX: usize = 65_536;
 
 /// Runs of indexes that are remembered of each sender, so that what is sent again is answered with

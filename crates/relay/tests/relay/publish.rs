@@ -315,6 +315,25 @@ async fn an_agent_goes_on_with_the_next_server() {
 }
 
 #[tokio::test]
+async fn a_server_that_takes_connections_and_says_nothing_is_left() {
+    let server = Server::start().await;
+    let (hung, well) = (
+        Network::to(server.address).await,
+        Network::to(server.address).await,
+    );
+    hung.hang();
+    let spool = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&spool, &[hung.address, well.address]).await;
+    // Nobody waits for it longer than it is worth.
+    let first = publish(&agent.client, "k1").await;
+    assert!(first.spooled);
+    assert_eq!(server.keys(1).await, numbered(1));
+    until(async || agent.fact("/Spool/Transactions").await == 0).await;
+    assert_eq!(publish(&agent.client, "k2").await.index, Index(2));
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn g5_agents_behind_agents_publish_once_and_in_order() {
     let server = Server::start().await;
     let (near, far) = (

@@ -236,6 +236,8 @@ pub async fn indexes(stream: &mut EventStream, count: usize) -> Vec<u64> {
 pub struct Network {
     pub address: SocketAddr,
     is_up: Arc<AtomicBool>,
+    /// Whether connections are taken and nothing passes.
+    is_hung: Arc<AtomicBool>,
     /// Bytes of answers after which a connection is cut; 0: none is.
     cut_after: Arc<AtomicU64>,
     cut_all: Arc<parking_lot::Mutex<CancellationToken>>,
@@ -247,24 +249,33 @@ impl Network {
         let network = Network {
             address: listener.local_addr().unwrap(),
             is_up: Arc::new(AtomicBool::new(true)),
+            is_hung: Arc::default(),
             cut_after: Arc::default(),
             cut_all: Arc::default(),
         };
-        let (is_up, cut_after, cut_all) = (
+        let (is_up, is_hung, cut_after, cut_all) = (
             network.is_up.clone(),
+            network.is_hung.clone(),
             network.cut_after.clone(),
             network.cut_all.clone(),
         );
         tokio::spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
+            while let Ok((mut near, _)) = listener.accept().await {
                 if !is_up.load(Ordering::SeqCst) {
                     continue;
                 }
                 let (cut, after) = (cut_all.lock().clone(), cut_after.load(Ordering::SeqCst));
+                let is_hung = is_hung.load(Ordering::SeqCst);
                 tokio::spawn(async move {
+                    let passing = async {
+                        match is_hung {
+                            true => std::future::pending().await,
+                            false => pass(&mut near, server, after).await,
+                        }
+                    };
                     tokio::select! {
                         () = cut.cancelled() => {}
-                        () = pass(near, server, after) => {}
+                        () = passing => {}
                     }
                 });
             }
@@ -275,6 +286,12 @@ impl Network {
     /// Cuts everything, and lets nothing through.
     pub fn down(&self) {
         self.is_up.store(false, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Takes connections from now on, as a server that was stopped does, and passes nothing.
+    pub fn hang(&self) {
+        self.is_hung.store(true, Ordering::SeqCst);
         self.cut();
     }
 
@@ -294,7 +311,7 @@ impl Network {
     }
 }
 
-async fn pass(mut near: TcpStream, server: SocketAddr, cut_after: u64) {
+async fn pass(near: &mut TcpStream, server: SocketAddr, cut_after: u64) {
     let Ok(mut far) = TcpStream::connect(server).await else {
         return;
     };
