@@ -38,11 +38,14 @@ pub enum ConfigError {
 }
 
 /// Codes of refusals that speak of the moment and not of what was asked: there is too much at once,
-/// no leader, no room, the agent is stopping, or it cannot say what became of it. A transaction, whose
+/// no leader, no server that the agent reaches, no room, the agent is stopping, or it cannot say what became of it. A transaction, whose
 /// events bear ids, may be sent again after any of them: what is recorded already is answered as a
 /// duplicate.
-const TRANSIENT_CODES: [&str; 5] = [
+const TRANSIENT_CODES: [&str; 8] = [
     "overloaded",
+    "no_server",
+    "spool_full",
+    "spool_failed",
     "no_leader",
     "stopping",
     "disk_full",
@@ -366,6 +369,7 @@ mod tests {
         assert!(refused(503, "no_leader").is_of_the_server());
         assert!(!refused(503, "overloaded").is_of_the_server());
         assert!(!refused(404, "no_entry").is_of_the_server());
+        assert!(refused(507, "spool_full").is_of_the_server(), "another may");
         assert!(refused(503, "no_leader").did_not_happen());
         assert!(!refused(503, "outcome_unknown").did_not_happen());
         assert!(!refused(502, "http_502").did_not_happen());

@@ -113,7 +113,11 @@ pub fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
                 "it may have happened: publish it again with the same --id, or look with `tidings stream`"
                     .to_owned(),
             ),
-            "overloaded" | "no_leader" | "stopping" => {
+            "spool_full" | "spool_failed" => Some(
+                "nothing was taken; `tidings status` shows which servers the agent reaches and what it keeps"
+                    .to_owned(),
+            ),
+            "overloaded" | "no_leader" | "no_server" | "stopping" => {
                 Some("try again in a moment; `tidings status` shows how the agent is".to_owned())
             }
             "index_ahead" => Some(
