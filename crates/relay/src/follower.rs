@@ -61,6 +61,15 @@ pub(crate) struct Reader {
     behind: Arc<AtomicU64>,
 }
 
+/// Where a stream of its own is.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    /// Everything up to here is known.
+    pub(crate) cursor: Index,
+    /// What was read of it already.
+    pub(crate) first: Option<StreamEvent>,
+}
+
 impl Reader {
     /// A reader that has everything up to `cursor`, which the ring can go on from.
     pub(crate) fn at_ring(
@@ -82,27 +91,28 @@ impl Reader {
         }
     }
 
-    /// A reader on a stream of its own, which was opened.
+    /// A reader on a stream of its own, which was begun.
     pub(crate) fn on_stream(
         view: Arc<View>,
         servers: Servers,
         request: StreamRequest,
         stream: EventStream,
+        begun: Begun,
         behind: Arc<AtomicU64>,
     ) -> Reader {
         let in_snapshot = request.from == From::Snapshot;
-        let mut reader = Reader::at_ring(view, servers, request, Index::ZERO, behind);
+        let mut reader = Reader::at_ring(view, servers, request, begun.cursor, behind);
         reader.in_snapshot = in_snapshot;
-        reader.own(stream);
+        reader.own(stream, begun.first);
         reader
     }
 
-    fn own(&mut self, stream: EventStream) {
+    fn own(&mut self, stream: EventStream, first: Option<StreamEvent>) {
         self.behind.fetch_add(1, Ordering::Relaxed);
         // Ends when the receiving half is dropped.
         let (pieces, coming) = mpsc::channel(CHUNKS_WAITING);
         let view = Arc::clone(&self.view);
-        tokio::spawn(catch_up(stream, view, pieces, self.in_snapshot));
+        tokio::spawn(catch_up(stream, first, view, pieces, self.in_snapshot));
         self.mode = Mode::Own(coming);
     }
 
@@ -111,7 +121,7 @@ impl Reader {
         let client = self.servers.client().ok_or(FollowEnd::Closed)?;
         self.request.from = From::Index(self.cursor.next());
         let stream = client.stream(self.request.clone());
-        self.own(stream);
+        self.own(stream, None);
         Ok(())
     }
 }
@@ -178,11 +188,12 @@ impl Drop for Reader {
 /// Hands on what a stream gives until the ring can take over.
 async fn catch_up(
     mut stream: EventStream,
+    first: Option<StreamEvent>,
     view: Arc<View>,
     pieces: mpsc::Sender<Own>,
     mut in_snapshot: bool,
 ) {
-    let mut event = None;
+    let mut event = first.map(|event| Some(Ok(event)));
     loop {
         let next = match event.take() {
             Some(event) => event,

@@ -14,7 +14,9 @@ use tidings_api::{
     Answer, FollowFrom, FollowRequest, Follower, ForwardAnswer, ForwardRequest, ProposeFailure,
     Submitted, Timeline, TimelineStatus, Upstream, UpstreamFailure, UpstreamNumber,
 };
-use tidings_client::{Client, ClientError, ConfigError, From, PassedRequest, StreamRequest};
+use tidings_client::{
+    Client, ClientError, ConfigError, EventStream, From, PassedRequest, StreamEvent, StreamRequest,
+};
 use tidings_event::{DigestFilter, Index};
 use tidings_timeline::{
     Broker, BrokerConfig, Commands, HistoryError, HistoryRead, HistoryReader, Settings,
@@ -26,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use crate::config::RelayConfig;
-use crate::follower::Reader;
+use crate::follower::{Begun, Reader};
 use crate::forwarder::{Counts, Forwarder, chain};
 use crate::hub::{Hub, NoView, ViewKey, canonical};
 use crate::report;
@@ -245,7 +247,19 @@ impl Relay {
             Err(error) => return Err(failure(error, true)),
         }
         asked.strict = request.strict;
-        let reader = Reader::on_stream(view, servers, asked, stream, behind);
+        // The first line says where the stream is; a snapshot has no place.
+        let mut begun = Begun::default();
+        if asked.from != From::Snapshot {
+            let placed = tokio::time::timeout(OPEN_WAIT, begin(&mut stream)).await;
+            begun = placed
+                .map_err(|_| no_server())?
+                .map_err(|error| error.map_or_else(no_server, |error| failure(error, true)))?;
+            if begun.first.is_none() && view.ring.lock().meets(begun.cursor) {
+                let reader = Reader::at_ring(view, servers, asked, begun.cursor, behind);
+                return Ok(Box::new(reader));
+            }
+        }
+        let reader = Reader::on_stream(view, servers, asked, stream, begun, behind);
         Ok(Box::new(reader))
     }
 
@@ -357,6 +371,27 @@ impl Relay {
             decided.resize(count, Answer::Spooled);
             Ok(decided)
         }))
+    }
+}
+
+/// Reads a stream up to where it says at which place it is.
+async fn begin(stream: &mut EventStream) -> Result<Begun, Option<ClientError>> {
+    loop {
+        match stream.next().await.ok_or(None)?.map_err(Some)? {
+            StreamEvent::Progress(cursor) => {
+                return Ok(Begun {
+                    cursor,
+                    first: None,
+                });
+            }
+            StreamEvent::Frame(line) => {
+                return Ok(Begun {
+                    cursor: line.index().previous(),
+                    first: Some(StreamEvent::Frame(line)),
+                });
+            }
+            _ => {}
+        }
     }
 }
 

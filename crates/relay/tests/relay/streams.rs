@@ -306,6 +306,70 @@ async fn a_token_that_servers_do_not_know_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn frames_that_retention_has_removed_are_told_or_left_out() {
+    let server = Server::start().await;
+    let spool = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&spool, &[server.address]).await;
+    publish(&server, 1, 5).await;
+    let mut group = tidings_timeline::CommandGroup::new();
+    group.retain(Index(4));
+    server.replica.propose(group).await.unwrap();
+    let mut strict = agent.client.stream(StreamRequest {
+        strict: true,
+        ..request(From::Index(Index(2)))
+    });
+    let error = soon(strict.next()).await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, ClientError::Gone { wanted: Index(2) }),
+        "{error}"
+    );
+    // The client asks strictly, is told, and goes on at the oldest.
+    let mut lenient = agent.client.stream(request(From::Index(Index(2))));
+    let mut gap = None;
+    loop {
+        match soon(lenient.next()).await.unwrap().unwrap() {
+            StreamEvent::Gap { wanted, next } => gap = Some((wanted, next)),
+            StreamEvent::Frame(line) => {
+                assert_eq!(line.index(), Index(4));
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(gap, Some((Index(2), Index(4))));
+    drop(lenient);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_websocket_comes_through_the_agent() {
+    use futures_util::StreamExt as _;
+    let server = Server::start().await;
+    let spool = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&spool, &[server.address]).await;
+    publish(&server, 1, 2).await;
+    let address = format!("ws://{}/v1/events?index=1&format=frame", agent.address);
+    let connected = tokio_tungstenite::connect_async(address);
+    let (mut socket, _) = soon(connected).await.unwrap();
+    let mut next = 1;
+    while next <= 3 {
+        if next == 3 {
+            publish(&server, 3, 3).await;
+        }
+        let message = soon(socket.next()).await.unwrap().unwrap();
+        let Ok(text) = message.to_text() else {
+            continue;
+        };
+        if text.contains("\"Key\"") {
+            assert!(text.contains(&format!("\"Key\":\"k{next}\"")), "{text}");
+            next += 1;
+        }
+    }
+    drop(socket);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn server_sent_events_come_through_the_agent() {
     let server = Server::start().await;
     let spool = tempfile::tempdir().unwrap();
