@@ -218,6 +218,8 @@ impl Relay {
             _ => None,
         };
         if let Some(cursor) = at_ring {
+            // Should it go on by a stream of its own, then in the same timeline.
+            asked.timeline = hub.timeline();
             let reader = Reader::at_ring(view, servers, asked, cursor, behind);
             return Ok(Box::new(reader));
         }
@@ -247,6 +249,7 @@ impl Relay {
             Err(error) => return Err(failure(error, true)),
         }
         asked.strict = request.strict;
+        asked.timeline = hub.timeline();
         // The first line says where the stream is; a snapshot has no place.
         let mut begun = Begun::default();
         if asked.from != From::Snapshot {
@@ -254,6 +257,11 @@ impl Relay {
             begun = placed
                 .map_err(|_| no_server())?
                 .map_err(|error| error.map_or_else(no_server, |error| failure(error, true)))?;
+            let (here, there) = (hub.timeline(), stream.timeline());
+            if here.is_some() && there.is_some() && here.as_deref() != there {
+                // It was begun anew just now: the reader comes again and sees.
+                return Err(no_server());
+            }
             if begun.first.is_none() && view.ring.lock().meets(begun.cursor) {
                 let reader = Reader::at_ring(view, servers, asked, begun.cursor, behind);
                 return Ok(Box::new(reader));
@@ -390,6 +398,8 @@ async fn begin(stream: &mut EventStream) -> Result<Begun, Option<ClientError>> {
                     first: Some(StreamEvent::Frame(line)),
                 });
             }
+            // The timeline was begun anew just now: the reader comes again and sees.
+            StreamEvent::Reset { .. } => return Err(None),
             _ => {}
         }
     }
