@@ -148,8 +148,6 @@ fn a_server_that_is_told_of_nobody_is_refused() {
     };
     let said = refused(&flags(&server_flags("s1")));
     assert!(said.contains("--bootstrap-expect"), "{said}");
-    let said = refused(&["--dev", "--join", "127.0.0.1:1"]);
-    assert!(said.contains("server.enabled = true"), "{said}");
     let said = refused(&[
         "--dev",
         "--server",

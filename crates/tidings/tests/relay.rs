@@ -210,6 +210,24 @@ fn g5_an_agent_before_three_servers_loses_and_repeats_nothing_when_leaders_are_k
 }
 
 #[test]
+fn an_agent_that_joins_servers_that_are_not_there_keeps_what_it_takes() {
+    let data = tempfile::tempdir().unwrap();
+    let flags = ["--http", "127.0.0.1:0", "--join", "127.0.0.1:1"];
+    let agent = Agent::spawn(&data.path().join("agent"), &flags).unwrap();
+    let text = agent.ok(&["publish", "T", "t"]);
+    assert!(text.starts_with("kept by the agent"), "{text}");
+    let status = agent.status();
+    assert_eq!(
+        (&status["Role"], &status["Ready"]),
+        (&"agent".into(), &true.into())
+    );
+    assert_eq!(status["Spool"]["Transactions"], 1);
+    let reason = status["Relay"]["NotReached"].as_str().unwrap();
+    assert!(reason.contains("127.0.0.1:1"), "{reason}");
+    agent.stop();
+}
+
+#[test]
 fn an_agent_says_what_it_is_and_refuses_the_data_of_a_server() {
     let data = tempfile::tempdir().unwrap();
     let server = Agent::start(&data.path().join("server"));
