@@ -340,6 +340,18 @@ impl Running {
         cluster::tidings_agent(&self.program, &self.folder, &self.nodes)
     }
 
+    /// Which server an agent follows.
+    ///
+    /// # Errors
+    ///
+    /// It follows none, or does not answer.
+    pub fn followed_by(&self, agent: &Node) -> Result<SocketAddr> {
+        let status = tidings::get(agent.address, "/v1/status")?;
+        let url = status["Relay"]["Server"].as_str();
+        url.and_then(|url| url.trim_end_matches('/').rsplit('/').next()?.parse().ok())
+            .with_context(|| format!("no server in {}", status["Relay"]))
+    }
+
     fn only_tidings(&self) -> Result<()> {
         if self.peer != Peer::Tidings {
             bail!("{} has no such thing here", self.peer);

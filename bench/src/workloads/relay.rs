@@ -1,7 +1,7 @@
 //! Subscribers of an agent that holds no timeline, beside those of a server.
 //!
-//! Events are published to the leader at a steady rate. The same number of subscribers follows a
-//! server and then the agent: what the agent adds is the difference. Then many subscribers follow
+//! Events are published to the leader at a steady rate. The same number of subscribers follows the
+//! server that the agent follows, and then the agent: what the agent adds is the difference. Then many subscribers follow
 //! the agent, and the streams that the servers serve are counted.
 
 use std::net::SocketAddr;
@@ -23,12 +23,9 @@ pub const SHARED_CASE: &str = "many of an agent";
 
 pub fn run(running: &Running, scale: &Scale, each: &mut dyn FnMut(String, Measure)) -> Result<()> {
     let agent = running.agent().context("start an agent")?;
-    let follower = running
-        .addresses()
-        .into_iter()
-        .find(|address| *address != running.address())
-        .context("a cluster has followers")?;
-    for (case, address) in ADDED_CASES.into_iter().zip([follower, agent.address]) {
+    // The one that it follows, so that nothing else differs.
+    let server = running.followed_by(&agent)?;
+    for (case, address) in ADDED_CASES.into_iter().zip([server, agent.address]) {
         let measure = steady(running, scale, address, SUBSCRIBERS)?;
         each(case.to_owned(), measure);
     }
