@@ -331,7 +331,7 @@ fn title(workload: Workload) -> &'static str {
             "A new server catches up, MB/s (frames/s; CPU µs a frame of all servers)"
         }
         Workload::Relay => {
-            "Through an agent: latency from send to receipt, µs (p50 / p99 / p99.9), and streams of the servers"
+            "Through an agent: latency from send to receipt, µs (p50 / p99 / p99.9); deliveries/s to many (the agent's CPU µs for one), and the servers' streams"
         }
     }
 }
@@ -370,7 +370,13 @@ fn cell_text(workload: Workload, cell: &crate::results::Cell) -> String {
     };
     match workload {
         Workload::Relay => match cell.median(|measure| measure.streams) {
-            Some(streams) => format!("{streams:.0}"),
+            Some(streams) => format!(
+                "{}/s ({}); {streams:.0} stream(s)",
+                cell.median(|measure| measure.rate)
+                    .map_or_else(|| "–".to_owned(), count),
+                cell.median(|measure| measure.cpu_us)
+                    .map_or_else(|| "–".to_owned(), count),
+            ),
             None => latencies(),
         },
         Workload::Failover => gap_text(cell),

@@ -101,18 +101,20 @@ pub fn tidings_server(
     })
 }
 
-/// Starts an agent that holds no timeline, and waits until it serves.
+/// Starts an agent that holds no timeline and gets it from these addresses, and waits until it
+/// serves.
 ///
 /// # Errors
 ///
 /// It does not start.
-pub fn tidings_agent(program: &Path, folder: &Path, servers: &[Node]) -> Result<Node> {
-    let name = "agent";
-    let config = folder.join("agent.toml");
-    let addresses: Vec<String> = servers
-        .iter()
-        .map(|node| node.address.to_string())
-        .collect();
+pub fn tidings_agent(
+    program: &Path,
+    folder: &Path,
+    name: &str,
+    from: &[SocketAddr],
+) -> Result<Node> {
+    let config = folder.join(format!("{name}.toml"));
+    let addresses: Vec<String> = from.iter().map(ToString::to_string).collect();
     std::fs::write(&config, format!("[relay]\nservers = {addresses:?}\n"))?;
     let arguments: [OsString; 4] = [
         "--node".into(),

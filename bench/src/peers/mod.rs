@@ -337,7 +337,17 @@ impl Running {
     /// It does not start, or this peer has no such thing.
     pub fn agent(&self) -> Result<Node> {
         self.only_tidings()?;
-        cluster::tidings_agent(&self.program, &self.folder, &self.nodes)
+        cluster::tidings_agent(&self.program, &self.folder, "agent", &self.addresses())
+    }
+
+    /// Starts an agent that follows another one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Running::agent`].
+    pub fn agent_of(&self, agent: &Node) -> Result<Node> {
+        self.only_tidings()?;
+        cluster::tidings_agent(&self.program, &self.folder, "second", &[agent.address])
     }
 
     /// Which server an agent follows.

@@ -27,7 +27,6 @@ pub fn run(running: &Running, scale: &Scale, each: &mut dyn FnMut(String, Measur
 }
 
 fn case(running: &Running, scale: &Scale, subscribers: usize) -> Result<Measure> {
-    let lead_max = LEAD_MAX.min(LEAD_DELIVERIES_MAX / subscribers as u64);
     let mut session = Session::new(running)?;
     session.add_publishers(1, Layout::OneStream)?;
     let start = session.mark()?;
@@ -37,6 +36,13 @@ fn case(running: &Running, scale: &Scale, subscribers: usize) -> Result<Measure>
         |_| None,
         |session, _| session.expect(0, 1),
     )?;
+    deliver(&mut session, scale, subscribers)
+}
+
+/// Publishes with a session that has one publisher and so many subscribers to everything.
+pub fn deliver(session: &mut Session<'_>, scale: &Scale, subscribers: usize) -> Result<Measure> {
+    let lead_max = LEAD_MAX.min(LEAD_DELIVERIES_MAX / subscribers as u64);
+    let running = session.running();
     let meter = session.meter()?;
     while meter.elapsed() < scale.fanout {
         let lead = session.next_sequence() - session.delivered_min();

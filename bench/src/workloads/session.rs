@@ -334,7 +334,7 @@ impl<'a> Session<'a> {
     }
 
     /// The server.
-    pub fn running(&self) -> &Running {
+    pub fn running(&self) -> &'a Running {
         self.running
     }
 }
