@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memchr::memmem;
-use tidings_host::fs::{self, File};
+use tidings_host::fs::{self, File, FileExt as _};
 use tracing::{info, warn};
 
 use super::record::{
@@ -208,6 +208,7 @@ pub(crate) fn recover(dir: &Path, committed: Option<u64>) -> Result<Recovered, S
         torn = recover_segment(&mut recovered, first, path, position + 1 == count)?;
     }
     check_reaches(dir, &recovered, committed)?;
+    write_again(&recovered)?;
     if let Some(torn) = torn {
         cut(&mut recovered, torn)?;
     }
@@ -251,6 +252,38 @@ pub(crate) fn ends_early(next: u64, committed: u64) -> String {
     format!(
         "the log ends before record {next}, and the records up to {committed} were acknowledged"
     )
+}
+
+/// Brings once more to the disk what may not be there: the records of the last flush.
+///
+/// They were read just now, but perhaps from the page cache alone: of a flush that failed the system
+/// forgets what it did not write, so that the next one proves nothing. From here on they count.
+fn write_again(recovered: &Recovered) -> Result<(), StoreError> {
+    let Some(segment) = recovered.segments.last() else {
+        return Ok(());
+    };
+    let Some(&last) = segment.offsets.last() else {
+        return Ok(());
+    };
+    let end = segment.end;
+    let read = |from: u32| {
+        let mut bytes = vec![0; (end - from) as usize];
+        segment
+            .file
+            .read_exact_at(&mut bytes, u64::from(from))
+            .map_err(StoreError::io("read", &segment.path))?;
+        Ok(bytes)
+    };
+    let record = read(last)?;
+    let synced = RecordView::parse(&record, segment.generation)
+        .map_err(|what| StoreError::damaged(&segment.path, u64::from(last), what))?
+        .synced;
+    let from = synced.min(last);
+    segment
+        .file
+        .write_all_at(&read(from)?, u64::from(from))
+        .and_then(|()| segment.file.sync_data())
+        .map_err(StoreError::io("write", &segment.path))
 }
 
 /// The unfinished end of the last segment.
