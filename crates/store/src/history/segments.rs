@@ -1,6 +1,7 @@
 //! The files of segments: found, checked, opened and created.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -249,6 +250,14 @@ pub(crate) fn open_active(
     check_durable(pair, &recovered, durable_to, dir)?;
     let lines = disk::open_existing(&pair.lines)?;
     let modified = lines.metadata().and_then(|metadata| metadata.modified());
+    let index_end = index_bytes(recovered.entries.len());
+    // Without a footer first: a sealed segment is never shorter than its footer says, and the lines
+    // are about to be cut and written again.
+    match disk::open_existing(&pair.index) {
+        Ok(index) => cut_to(&index, index_end).map_err(StoreError::io("cut", &pair.index))?,
+        Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let mut cut = None;
     if let Some(what) = recovered.fault {
         warn!(path = %pair.lines.display(), offset = recovered.bytes, what, "the end of the history was cut off, to be applied again");
@@ -263,7 +272,6 @@ pub(crate) fn open_active(
         });
     }
     let reindexed = recovered.entries.len() - recovered.indexed;
-    let index_end = index_bytes(recovered.entries.len());
     if reindexed > 0 || (recovered.indexed == 0 && !has_head(&pair.index, pair.first)) {
         let mut bytes = encode_head(pair.first).to_vec();
         recovered
@@ -291,6 +299,15 @@ pub(crate) fn open_active(
         cut,
         reindexed,
     })
+}
+
+/// Takes off, durably, what lies behind `end`.
+fn cut_to(file: &File, end: u64) -> std::io::Result<()> {
+    if file.metadata()?.len() <= end {
+        return Ok(());
+    }
+    file.set_len(end)?;
+    file.sync_all()
 }
 
 fn has_head(path: &Path, first: u64) -> bool {
