@@ -248,16 +248,18 @@ impl Formation {
 
     async fn become_member(&self, raft: &Raft<Binding, Machine>, met: BTreeMap<u64, Met>) {
         // who waits for a person to promote it begins nothing
-        // and who takes the place of another, neither
+        // and who takes the place of another, neither; who only joins others waits until there are some
         let is_fresh = |met: &&Met| {
             let more = &met.greeting.more;
-            met.hello().stage == Stage::Fresh && !more.standby && more.replaces.is_none()
+            let begins = met.hello().expects > 0 && !more.standby && more.replaces.is_none();
+            met.hello().stage == Stage::Fresh && begins
         };
+        let own = (self.me.expects > 0).then_some(self.me.server.id);
         let fresh: BTreeSet<u64> = met
             .values()
             .filter(is_fresh)
             .map(|met| met.hello().server.id)
-            .chain([self.me.server.id])
+            .chain(own)
             .collect();
         self.me.set_fresh(fresh.clone());
         let has_members = |met: &Met| met.hello().stage == Stage::Member;
