@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 /// Documents with tables whose last column is headed `Test`.
 const CITING: [&str; 2] = ["COMPATIBILITY.md", "docs/guarantees.md"];
 /// Folders where tests are.
-const TESTED: [&str; 3] = ["crates", "interop", "xtask"];
+const TESTED: [&str; 4] = ["crates", "interop", "sim", "xtask"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -5,11 +5,13 @@
 //! CI calls the same recipes and nothing else.
 //!
 //! - [`recipes`]: one function for each command of the menu
+//! - [`simulation`]: runs `sim/`, and plants bugs in it
 //! - [`steps`]: runs the commands of a recipe, times them, prints the summary
 //! - [`tools`]: finds or installs Python, Go, cargo-fuzz
 //! - [`workspace`]: where the repository and its target directory are
 
 mod recipes;
+mod simulation;
 mod steps;
 mod tools;
 mod workspace;
@@ -29,6 +31,9 @@ usage: cargo xtask COMMAND
   interop [FILTER]          the tests against a running agent and the real clients
   bench [ARGS]              build release and compare with the alternatives
   fuzz [TARGET] [SECONDS]   long fuzzing with cargo-fuzz on nightly (default: each target, 60)
+  sim [--seeds N] [--seed S] [--trace]
+                            clusters under seeded faults; a failure names its seed (default: 20)
+  sim --bugs [NAME]         plant each bug of sim/bugs in a copy, and see that it is found
   crash [--rounds N]        kill -9 under load, N times (default: 20)
   cluster [--rounds N]      break three servers and their network under load, N times (default: 10)
   run [ARGS]                build release and run `tidings agent --dev`
@@ -70,6 +75,9 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         ("interop", [filter]) => Ok(recipes::interop(&workspace, Some(filter))),
         ("bench", arguments) => recipes::bench(&workspace, arguments),
         ("fuzz", arguments) => recipes::fuzz(&workspace, arguments),
+        ("sim", [flag]) if flag == "--bugs" => simulation::bugs(&workspace, None),
+        ("sim", [flag, name]) if flag == "--bugs" => simulation::bugs(&workspace, Some(name)),
+        ("sim", arguments) => simulation::run(&workspace, arguments),
         ("crash", []) => Ok(recipes::crash(&workspace, recipes::CRASH_ROUNDS)),
         ("crash", [flag, rounds]) if flag == "--rounds" => {
             Ok(recipes::crash(&workspace, number_of(rounds)?))

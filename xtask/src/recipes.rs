@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::simulation;
 use crate::steps::Steps;
 use crate::tools::{self, InteropTools};
 use crate::workspace::Workspace;
@@ -16,6 +17,8 @@ pub const CRASH_ROUNDS: u32 = 20;
 const CRASH_ROUNDS_SHORT: u32 = 20;
 /// Rounds of `cargo xtask cluster` when no number is given; `cargo xtask test` does one.
 pub const CLUSTER_ROUNDS: u32 = 10;
+/// Seconds of seeds within `cargo xtask test`; its build takes longer.
+const SIMULATION_SECONDS: u32 = 60;
 /// How long a step of `cargo xtask test` may take, its build included: several times what it does.
 const TEST_STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Seconds for each target of `cargo xtask fuzz` when no number is given.
@@ -27,6 +30,22 @@ pub fn check(workspace: &Workspace) -> ExitCode {
     steps.run(
         "formatting",
         &mut workspace.cargo(["fmt", "--all", "--check"]),
+    );
+    steps.run(
+        "formatting of the simulation",
+        workspace
+            .cargo(["fmt", "--check"])
+            .current_dir(workspace.path("sim")),
+    );
+    steps.run(
+        "lints of the simulation",
+        simulation::cargo(workspace, "clippy").args([
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ]),
     );
     steps.run(
         "lints",
@@ -101,6 +120,16 @@ pub fn test(workspace: &Workspace) -> ExitCode {
         ]),
     );
     steps.test("ring under loom", &mut loom(workspace));
+    steps.test(
+        "simulation, its own tests",
+        simulation::cargo(workspace, "test").args(["--quiet"]),
+    );
+    steps.run(
+        "simulation, short",
+        simulation::cargo(workspace, "run")
+            .args(["--quiet", "--", "--seeds", "1000000", "--seconds"])
+            .arg(SIMULATION_SECONDS.to_string()),
+    );
     interop_steps(workspace, &mut steps, tools.as_ref(), None);
     steps.run(
         "bench, smoke",

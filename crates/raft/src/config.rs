@@ -138,6 +138,8 @@ pub struct DiskLimits {
     pub free_space: Option<FreeSpace>,
     /// Log bytes after which a snapshot is made and the log before it let go.
     pub snapshot_log_bytes: u64,
+    /// Bytes of a segment of the log, which is let go as a whole.
+    pub log_segment_bytes: u64,
     /// Entries before a snapshot that stay in the log of a server that stands alone.
     pub log_entries_kept: u64,
     /// The same with peers: one that needs older entries is sent the snapshot and the history, which
@@ -153,6 +155,7 @@ impl Default for DiskLimits {
             free_reserve: 64 * MIB as u64,
             free_space: None,
             snapshot_log_bytes: 256 * MIB as u64,
+            log_segment_bytes: 64 * MIB as u64,
             log_entries_kept: 64,
             log_entries_kept_for_peers: 4096,
             retention_interval: Duration::from_secs(10),

@@ -393,6 +393,7 @@ impl Files {
         }
         // `Log` keeps the newest entries in memory, decoded: the store need not as well.
         let log_config = RaftLogConfig {
+            segment_bytes: config.disk.log_segment_bytes,
             cache_bytes: 0,
             direct_bytes_max,
             ..RaftLogConfig::default()

@@ -161,6 +161,17 @@ impl Disk {
         self.cut.notify_waiters();
     }
 
+    /// Takes [`Disk::cut_after`] back.
+    pub fn cut_never(&self) {
+        self.state.lock().cut_at = None;
+    }
+
+    /// Whether the power has gone.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.state.lock().dead
+    }
+
     /// Waits until the power has gone.
     pub async fn is_cut(&self) {
         loop {
@@ -610,13 +621,18 @@ impl State {
 
     pub(super) fn sync_folder(&mut self, folder: &Path) {
         let pending = std::mem::take(&mut self.pending_names);
-        let (synced, rest): (Vec<_>, Vec<_>) = pending
-            .into_iter()
-            .partition(|change| change.concerns(folder));
-        for change in synced {
-            change.apply(&mut self.durable_names);
+        // A folder takes along what was changed in it before it was moved.
+        let is_move = |change: &NameChange| {
+            matches!(change, NameChange::FolderMoved(..)) && change.concerns(folder)
+        };
+        let moved = pending.iter().rposition(is_move);
+        for (at, change) in pending.into_iter().enumerate() {
+            if moved.is_some_and(|moved| at <= moved) || change.concerns(folder) {
+                change.apply(&mut self.durable_names);
+            } else {
+                self.pending_names.push(change);
+            }
         }
-        self.pending_names = rest;
     }
 
     pub(super) fn names_in(&self, folder: &Path) -> Vec<PathBuf> {

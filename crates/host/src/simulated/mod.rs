@@ -10,6 +10,8 @@ pub mod net;
 pub mod rng;
 pub mod world;
 
+pub use parking_lot::{Mutex, MutexGuard};
+
 pub use self::{
     disk::{Disk, Faults},
     rng::Rng,

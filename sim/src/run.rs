@@ -1,0 +1,172 @@
+//! One run, from its seed to what is wrong with it.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_host::simulated::{self, Rng, world};
+use tokio::runtime::{Builder, RngSeed, UnhandledPanic};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
+
+use crate::checkers::{Violation, check};
+use crate::cluster::Cluster;
+use crate::nemesis::torment;
+use crate::scenario::Scenario;
+use crate::trace::{Trace, note};
+use crate::workload::{follower, publisher, setter};
+
+/// How long it may take, once nothing is wrong any more, until everybody is at rest and alike.
+const REST_WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Which.
+    pub seed: u64,
+    /// Of everything that happened, in order.
+    pub digest: u64,
+    /// How much that was.
+    pub events: u64,
+    /// How long it took by the clock of the simulation.
+    pub elapsed: Duration,
+    /// Transactions that were acknowledged.
+    pub acknowledged: usize,
+    /// The newest frame.
+    pub frames: u64,
+    /// What is wrong.
+    pub violations: Vec<Violation>,
+}
+
+/// Runs a scenario on this thread.
+#[must_use]
+pub fn run(scenario: &Scenario, trace: &Trace) -> Outcome {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(RngSeed::from_bytes(&scenario.seed.to_le_bytes()))
+        .unhandled_panic(UnhandledPanic::ShutdownRuntime)
+        .build()
+        .expect("a runtime");
+    let ran = panic::catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(run_here(scenario.clone(), trace.clone()))
+    }));
+    // Tasks that end now still find their disks.
+    let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(runtime)));
+    simulated::end();
+    ran.unwrap_or_else(|_| Outcome {
+        seed: scenario.seed,
+        digest: trace.digest(),
+        events: trace.events(),
+        elapsed: Duration::ZERO,
+        acknowledged: 0,
+        frames: 0,
+        violations: vec![Violation {
+            promise: "panic",
+            at: Duration::ZERO,
+            what: "something panicked; see above".to_owned(),
+        }],
+    })
+}
+
+async fn run_here(scenario: Scenario, trace: Trace) -> Outcome {
+    simulated::begin(scenario.seed);
+    let seed = scenario.seed;
+    let mut rng = Rng::new(seed);
+    note!(trace, "{scenario:?}");
+    let cluster = Cluster::new(scenario.clone(), trace.clone());
+    for server in cluster.servers() {
+        follower::watch(&cluster, &server);
+        let (pause, server) = (Duration::from_millis(rng.within(0..2_000)), server.clone());
+        tokio::spawn(async move {
+            time::sleep(pause).await;
+            server.start();
+        });
+    }
+    let (end, ends) = watch::channel(false);
+    let mut programs = JoinSet::new();
+    for n in 0..scenario.publishers {
+        let name = format!("p{n}");
+        let rng = rng.fork(&name);
+        programs.spawn(publisher::publish(cluster.clone(), name, rng, ends.clone()));
+    }
+    for n in 0..scenario.setters {
+        let name = format!("s{n}");
+        let rng = rng.fork(&name);
+        programs.spawn(setter::set(cluster.clone(), name, rng, ends.clone()));
+    }
+    for n in 0..scenario.followers {
+        let name = format!("f{n}");
+        let rng = rng.fork(&name);
+        follower::roam(&cluster, name, rng);
+    }
+    torment(cluster.clone(), rng.fork("nemesis")).await;
+
+    // From here on everything must go well.
+    end.send_replace(true);
+    let rested = rest(&cluster, programs).await;
+    if let Err(what) = rested {
+        note!(trace, "no rest: {what}");
+        cluster.evidence().violate("liveness", what);
+    } else {
+        judge(&cluster);
+    }
+    let mut evidence = cluster.evidence();
+    note!(
+        trace,
+        "end: {} acknowledged, newest {}",
+        evidence.acknowledged.len(),
+        evidence.newest
+    );
+    Outcome {
+        seed,
+        digest: trace.digest(),
+        events: trace.events(),
+        elapsed: world::elapsed(),
+        acknowledged: evidence.acknowledged.len(),
+        frames: evidence.newest,
+        violations: std::mem::take(&mut evidence.violations),
+    }
+}
+
+/// Waits until every program has its answer and all servers have the same, or says what is missing.
+async fn rest(cluster: &Arc<Cluster>, mut programs: JoinSet<()>) -> Result<(), String> {
+    let give_up = Instant::now() + REST_WAIT_MAX;
+    let answered = time::timeout(REST_WAIT_MAX, async {
+        while programs.join_next().await.is_some() {}
+    });
+    let answered = answered.await.is_ok();
+    let mut calm = 0;
+    loop {
+        let unrest = match cluster.unrest() {
+            Some(unrest) => Some(unrest),
+            None if !answered => return Err("somebody still waits for an answer".to_owned()),
+            None => None,
+        };
+        match unrest {
+            None => calm += 1,
+            Some(what) if Instant::now() >= give_up => return Err(what),
+            Some(_) => calm = 0,
+        }
+        // Long enough that followers have what there is, and retention has nothing more to do.
+        if calm == 10 {
+            return Ok(());
+        }
+        time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn judge(cluster: &Cluster) {
+    let histories = cluster.histories();
+    let servers = cluster.servers();
+    let view = servers.iter().find_map(|server| server.access());
+    let mut evidence = cluster.evidence();
+    evidence.histories = histories;
+    if let Some(access) = view {
+        let view = access.replica.state();
+        evidence.newest = view.index.get();
+        evidence.oldest = view.oldest.get();
+    }
+    check(&mut evidence);
+}

@@ -1,0 +1,114 @@
+//! What the store promises on a disk that fails: the smallest cases of what whole runs have found.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidings_event::{Index, Limits, NewEvent, Timestamp};
+use tidings_host::simulated::{self, Disk, world};
+use tidings_store::{History, HistoryConfig, LogRecord, RaftLog, RaftLogConfig, VerifyOnStart};
+use tidings_timeline::{Applied, Batch, CommandGroup, Settings, Stamper, StateMachine};
+
+const SEEDS: u64 = 100;
+
+fn record(index: u64) -> LogRecord {
+    LogRecord {
+        index,
+        term: 1,
+        leader: vec![1],
+        kind: 0,
+        parts: vec![Bytes::from(vec![index as u8; 700])],
+    }
+}
+
+fn open_log(life: &str, disk: &Arc<Disk>) -> (RaftLog, u64) {
+    world::mount(life, disk);
+    let config = RaftLogConfig {
+        segment_bytes: 64 << 10,
+        ..RaftLogConfig::default()
+    };
+    let (log, state) = RaftLog::open(Path::new(&format!("/{life}/raft")), config).unwrap();
+    (log, state.last.map_or(0, |last| last.index))
+}
+
+/// G2: what a start has counted is there after a power cut, though the flush before it had failed.
+#[tokio::test(start_paused = true)]
+async fn g2_records_of_a_failed_flush_that_a_start_counts_are_on_the_disk() {
+    for seed in 0..SEEDS {
+        simulated::begin(seed);
+        let disk = Disk::new("a", 64 << 20);
+        let (log, _) = open_log("a-1", &disk);
+        log.append_and_wait((1..4).map(record).collect()).unwrap();
+        disk.set_faults(|faults| faults.fail_next_sync = true);
+        log.append_and_wait((4..9).map(record).collect())
+            .unwrap_err();
+        log.close();
+
+        let disk = disk.after_kill();
+        let (log, counted) = open_log("a-2", &disk);
+        assert!(counted >= 3, "seed {seed}");
+        log.append_and_wait(vec![record(counted + 1)]).unwrap();
+        log.close();
+
+        let disk = disk.after_power_cut();
+        let (log, found) = open_log("a-3", &disk);
+        assert_eq!(found, counted + 1, "seed {seed}");
+        log.close();
+        simulated::end();
+    }
+}
+
+fn batch(n: u64) -> Batch {
+    let event = format!(r#"{{"Topic":"Job","Type":"T","Key":"k{n}"}}"#);
+    let mut group = CommandGroup::new();
+    group
+        .publish(
+            &[NewEvent::parse(event.as_bytes()).unwrap()],
+            &mut Stamper::new("n1", "test", 1),
+            &Limits::default(),
+        )
+        .unwrap();
+    Batch {
+        time: Timestamp::from_unix_micros(0),
+        groups: vec![group.into_bytes()],
+    }
+}
+
+fn open_history(life: &str, disk: &Arc<Disk>) -> History {
+    world::mount(life, disk);
+    let config = HistoryConfig {
+        verify: VerifyOnStart::All,
+        durable_to: Some(Index::ZERO),
+    };
+    let dir = format!("/{life}/history");
+    let (mut history, _) = History::open(Path::new(&dir), config).unwrap();
+    history.cut_after(Index::ZERO).unwrap();
+    history
+}
+
+/// A start without a snapshot makes the history again; a power cut in the middle of it leaves nothing
+/// that the next start refuses.
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_while_sealed_segments_are_made_again_is_no_damage() {
+    for seed in 0..SEEDS {
+        simulated::begin(seed);
+        let mut disk = Disk::new("a", 64 << 20);
+        for life in 0..4 {
+            let mut history = open_history(&format!("a-{life}"), &disk);
+            let mut timeline = StateMachine::new(Settings::default());
+            let frames = world::random() % 40 + 1;
+            for n in 1..=frames {
+                let Applied { frames, .. } = timeline.apply(&batch(n)).unwrap();
+                history.append(&frames.unwrap()).unwrap();
+                if n % 7 == 0
+                    && let Some(pending) = history.seal().unwrap()
+                    && world::random() % 2 == 0
+                {
+                    pending.complete().unwrap();
+                }
+            }
+            disk = disk.after_power_cut();
+        }
+        simulated::end();
+    }
+}
