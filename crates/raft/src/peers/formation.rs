@@ -176,7 +176,7 @@ impl Formation {
     pub async fn run(self: Arc<Self>, raft: Raft<Binding, Machine>, join: Vec<String>) {
         loop {
             let met = self.greet(&join).await;
-            let is_member = self.me.members().contains_key(&self.me.server.id);
+            let is_member = self.me.is_member();
             if !is_member {
                 self.become_member(&raft, met).await;
             }

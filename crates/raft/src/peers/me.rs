@@ -1,6 +1,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,6 +49,9 @@ pub(crate) struct Me {
     fresh: Mutex<BTreeSet<u64>>,
     /// The leader that was last heard, and when.
     heard: Mutex<Option<(u64, Instant)>>,
+    /// Whether the leader knows nothing of this server, which was never a member for good: it is to
+    /// ask to be taken in once more.
+    admission_lost: AtomicBool,
 }
 
 impl Me {
@@ -57,6 +63,7 @@ impl Me {
     ) -> Me {
         Me {
             fresh: Mutex::new(BTreeSet::from([config.node_id])),
+            admission_lost: AtomicBool::new(false),
             server: Server {
                 id: config.node_id,
                 name: config.node_name.clone(),
@@ -133,6 +140,17 @@ impl Me {
             (id, server)
         };
         self.peers().into_iter().map(server).collect()
+    }
+
+    /// Whether this server belongs to a cluster, as far as it knows.
+    pub fn is_member(&self) -> bool {
+        let lost = self.admission_lost.load(Ordering::Relaxed);
+        !lost && self.members().contains_key(&self.server.id)
+    }
+
+    /// Takes note of whether the leader knows nothing of an admission that this server has in its log.
+    pub fn set_admission_lost(&self, lost: bool) {
+        self.admission_lost.store(lost, Ordering::Relaxed);
     }
 
     pub fn stage(&self) -> Stage {

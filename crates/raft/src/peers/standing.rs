@@ -44,8 +44,12 @@ impl StandingWatch {
             time::sleep(LOOK_INTERVAL).await;
             let me = self.links.me();
             let is_silent = me.last_contact().is_none_or(|heard| heard > SILENCE_MIN);
+            if !is_silent {
+                me.set_admission_lost(false);
+                continue;
+            }
             // with an empty log it never belonged to anybody
-            if !is_silent || me.members().is_empty() {
+            if me.members().is_empty() {
                 continue;
             }
             let others: Vec<u64> = me.others().into_keys().collect();
@@ -54,8 +58,11 @@ impl StandingWatch {
                 .into_iter()
                 .any(|stands| stands == Ok(Stands::Removed))
             {
-                self.end().await;
-                return;
+                if self.was_admitted().await {
+                    self.end().await;
+                    return;
+                }
+                me.set_admission_lost(true);
             }
         }
     }
@@ -68,6 +75,18 @@ impl StandingWatch {
             connection.ask(kinds, &Standing {}, ANSWER_WAIT_MAX).await
         };
         asked.await.map_err(|error: CallError| error.to_string())
+    }
+
+    /// Whether this server was ever a member for good. An admission that only stands in its log goes
+    /// with the leader that wrote it: the next one knows nothing of it, and nobody was removed.
+    async fn was_admitted(&self) -> bool {
+        let id = self.links.me().server.id;
+        let admitted = self.raft.with_raft_state(move |state| {
+            let committed = state.membership_state.committed();
+            committed.membership().get_node(&id).is_some()
+        });
+        // an engine that has stopped does not ask to be taken in
+        admitted.await.unwrap_or(true)
     }
 
     /// Takes part no more, now and after a restart.
