@@ -157,7 +157,7 @@ pub fn test(workspace: &Workspace) -> ExitCode {
             "--peers",
             "tidings",
             "--only",
-            "publish,failover,catch-up",
+            "publish,failover,catch-up,relay",
         ]),
     );
     steps.finish()
