@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tidings_event::{EventError, Index};
 use tidings_timeline::Refusal;
 
-use crate::timeline::ProposeFailure;
+use crate::timeline::{ProposeFailure, ReadFailure};
 use crate::upstream::UpstreamFailure;
 
 /// How long a client is asked to wait when a disk is full: somebody has to make room.
@@ -130,6 +130,18 @@ impl ApiError {
 
     pub(crate) fn internal(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
+    /// This server does not know whether there is such a frame.
+    pub(crate) fn behind(wanted: Index, failure: &ReadFailure) -> ApiError {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "behind",
+            format!(
+                "index {wanted} is not here yet, if there is such a one: {failure}; ask again later, or another server"
+            ),
+        )
+        .retry_after(AWAY_RETRY)
     }
 
     pub(crate) fn stopping() -> ApiError {

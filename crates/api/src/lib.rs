@@ -48,7 +48,7 @@ pub use auth::Token;
 pub use config::{ApiConfig, HttpConfig, PublishConfig, StateConfig, StreamConfig};
 pub use openapi::openapi;
 pub use server::ApiServer;
-pub use timeline::{Answer, ProposeFailure, Submitted, Timeline, TimelineStatus};
+pub use timeline::{Answer, ProposeFailure, ReadFailure, Submitted, Timeline, TimelineStatus};
 pub use upstream::{
     FollowEnd, FollowFrom, FollowPiece, FollowRequest, Follower, ForwardAnswer, ForwardRequest,
     Upstream, UpstreamFailure, UpstreamNumber,

@@ -93,7 +93,7 @@ fn event_stream() -> Value {
             "410": error("index is older than what is retained and strict=true; Error.Oldest says where it begins."),
             "414": text("The query is too long."),
             "500": text("EventBroker not configured, or No path to region"),
-            "503": text("Too many streams are open."),
+            "503": text("Too many streams are open, or index is not here yet and nobody tells whether it is anywhere."),
         },
     })
 }
@@ -123,7 +123,10 @@ fn events_websocket() -> Value {
                 "500",
                 "The stream is disabled, or there is no path to the region.",
             ),
-            ("503", "Too many streams are open; see Retry-After."),
+            (
+                "503",
+                "Too many streams are open, or index is not here yet and nobody tells whether it is anywhere; see Retry-After.",
+            ),
         ],
     );
     guarded(operation)

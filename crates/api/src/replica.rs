@@ -6,7 +6,7 @@ use tidings_raft::{ProposeError, Replica, Role};
 use tidings_timeline::{Broker, Commands, StateView};
 use tokio::sync::watch;
 
-use crate::timeline::{Answer, ProposeFailure, Submitted, Timeline, TimelineStatus};
+use crate::timeline::{Answer, ProposeFailure, ReadFailure, Submitted, Timeline, TimelineStatus};
 
 impl Timeline for Replica {
     fn submit(&self, group: Commands) -> BoxFuture<'static, Result<Submitted, ProposeFailure>> {
@@ -34,6 +34,16 @@ impl Timeline for Replica {
 
     fn has_leader(&self) -> bool {
         self.is_leader() || Timeline::status(self).leader.is_some()
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'static, Result<(), ReadFailure>> {
+        let replica = self.clone();
+        Box::pin(async move {
+            let read = replica.read_barrier().await;
+            read.map_err(|error| ReadFailure {
+                sentence: error.to_string(),
+            })
+        })
     }
 
     fn status(&self) -> TimelineStatus {

@@ -54,6 +54,12 @@ pub trait Timeline: Send + Sync + 'static {
     /// Whether somebody can take changes now. Asked often.
     fn has_leader(&self) -> bool;
 
+    /// Waits until the state has everything that was acknowledged anywhere before the call. At once
+    /// where nobody else acknowledges anything.
+    fn read_barrier(&self) -> BoxFuture<'static, Result<(), ReadFailure>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// How things are.
     fn status(&self) -> TimelineStatus;
 
@@ -117,6 +123,14 @@ pub enum ProposeFailure {
         "the leader changed before the outcome was known: send again with the same Ids, so that a repeat is recognised"
     )]
     Unknown,
+}
+
+/// Why the state could not be brought up to date.
+#[derive(Clone, Debug, Error)]
+#[error("{sentence}")]
+pub struct ReadFailure {
+    /// What is wrong and what would be right.
+    pub sentence: String,
 }
 
 /// How a timeline is, for `/v1/status`, `/v1/health/ready` and `/v1/metrics`.

@@ -65,8 +65,8 @@ pub(crate) struct TimelineSource {
 ///
 /// # Errors
 /// When the reader is strict: 410 when the frame is no longer retained, 409 when it is beyond the
-/// next one. 503 when too many streams are open, or when those that hold the timeline cannot be
-/// reached.
+/// next one. 503 when too many streams are open, when those that hold the timeline cannot be
+/// reached, or when this server lacks the frame and cannot find out whether others have it.
 pub(crate) async fn open(app: &Arc<App>, request: StreamRequest) -> Result<FrameSource, ApiError> {
     let limit = app.config.stream.streams_max;
     if app.metrics.streams() >= limit {
@@ -78,6 +78,13 @@ pub(crate) async fn open(app: &Arc<App>, request: StreamRequest) -> Result<Frame
             app: Arc::clone(app),
             follower,
         });
+    }
+    if let Start::At(index) = request.start
+        && index > app.timeline.broker().newest().next()
+    {
+        // The reader may have it from another server, which is further than this one yet.
+        let barrier = app.timeline.read_barrier().await;
+        barrier.map_err(|failure| ApiError::behind(index, &failure))?;
     }
     let view = &app.state();
     let broker = app.timeline.broker();

@@ -1,12 +1,12 @@
 //! A timeline in memory: the real state machine and the real broker, without consensus or disk.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use tidings_api::{Answer, ProposeFailure, Submitted, Timeline, TimelineStatus};
+use tidings_api::{Answer, ProposeFailure, ReadFailure, Submitted, Timeline, TimelineStatus};
 use tidings_event::{DigestFilter, Index, Limits, NewEvent, Timestamp};
 use tidings_timeline::{
     Batch, Broker, BrokerConfig, CommandGroup, Commands, FrameBatch, HistoryError, HistoryRead,
@@ -103,6 +103,10 @@ struct Inner {
     gated: AtomicBool,
     groups: AtomicUsize,
     not_ready: Mutex<Option<String>>,
+    /// Events that others have acknowledged and that have not come here yet.
+    lacks: AtomicU64,
+    /// Nobody tells what others have.
+    cut_off: AtomicBool,
 }
 
 #[allow(dead_code)] // the unit tests use less of it than the others
@@ -129,6 +133,8 @@ impl MemoryTimeline {
                 gated: AtomicBool::new(false),
                 groups: AtomicUsize::new(0),
                 not_ready: Mutex::new(None),
+                lacks: AtomicU64::new(0),
+                cut_off: AtomicBool::new(false),
             }),
         }
     }
@@ -145,6 +151,16 @@ impl MemoryTimeline {
     /// Sends the next proposals away, to be tried again after a moment.
     pub fn overload(&self, times: usize) {
         self.inner.overloads.store(times, Ordering::SeqCst);
+    }
+
+    /// Others have so many events more, which come when they are asked for.
+    pub fn lack(&self, events: u64) {
+        self.inner.lacks.store(events, Ordering::SeqCst);
+    }
+
+    /// From now on nobody tells what others have, or somebody does again.
+    pub fn cut_off(&self, is_so: bool) {
+        self.inner.cut_off.store(is_so, Ordering::SeqCst);
     }
 
     pub fn set_not_ready(&self, sentence: Option<&str>) {
@@ -273,6 +289,19 @@ impl Timeline for MemoryTimeline {
 
     fn has_leader(&self) -> bool {
         true
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'static, Result<(), ReadFailure>> {
+        let this = self.clone();
+        Box::pin(async move {
+            if this.inner.cut_off.load(Ordering::SeqCst) {
+                return Err(ReadFailure {
+                    sentence: String::from("nobody leads"),
+                });
+            }
+            this.publish_many("Job", this.inner.lacks.swap(0, Ordering::SeqCst));
+            Ok(())
+        })
     }
 
     fn status(&self) -> TimelineStatus {

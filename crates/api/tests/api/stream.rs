@@ -168,6 +168,34 @@ async fn the_backlog_counts_all_frames_and_not_only_those_that_match() {
     assert_eq!(wire.indexes(2).await, [5, 9]);
 }
 
+/// A reader goes from one server to another, which has not got as far yet.
+#[tokio::test]
+async fn g4_a_server_that_is_behind_repeats_nothing_to_a_reader_of_another() {
+    let server = Server::start().await;
+    server.timeline.publish_many("Job", 3);
+    server.timeline.lack(4);
+    let mut resumed = server.follow("/v1/event/stream?index=7", &[]).await;
+    assert_eq!(resumed.indexes(1).await, [7]);
+    server.timeline.lack(2);
+    let mut next = server
+        .follow("/v1/event/stream?index=10&strict=true", &[])
+        .await;
+    server.timeline.publish_many("Job", 1);
+    assert_eq!(next.indexes(1).await, [10]);
+    // Without anybody who knows, it says so instead of beginning where the reader has been.
+    server.timeline.cut_off(true);
+    let answer = server.get("/v1/event/stream?index=20").await;
+    assert_eq!(answer.status, 503);
+    assert!(
+        answer.text().contains("another server"),
+        "{}",
+        answer.text()
+    );
+    // What it has it gives all the same.
+    let mut old = server.follow("/v1/event/stream?index=10", &[]).await;
+    assert_eq!(old.indexes(1).await, [10]);
+}
+
 #[tokio::test]
 async fn the_next_index_is_waited_for_and_one_beyond_it_begins_with_the_newest() {
     let server = Server::start().await;
