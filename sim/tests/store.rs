@@ -102,7 +102,7 @@ async fn a_power_cut_while_sealed_segments_are_made_again_is_no_damage() {
                 history.append(&frames.unwrap()).unwrap();
                 if n % 7 == 0
                     && let Some(pending) = history.seal().unwrap()
-                    && world::random() % 2 == 0
+                    && world::random().is_multiple_of(2)
                 {
                     pending.complete().unwrap();
                 }

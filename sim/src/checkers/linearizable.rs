@@ -67,7 +67,7 @@ fn check_sets(evidence: &mut Evidence, timeline: &BTreeMap<u64, Bytes>) {
             let stood_on = payload["cas"].as_u64().unwrap_or_default();
             let was = before.last().copied().unwrap_or_default();
             // Where what came before is no longer kept nobody can tell.
-            let known = was > 0 || !timeline.keys().next().is_some_and(|first| *first > 1);
+            let known = was > 0 || timeline.keys().next().is_none_or(|first| *first <= 1);
             if known && stood_on != was {
                 let what = format!(
                     "frame {index} set {} where it stood on {stood_on}, and it was {was}",
