@@ -29,15 +29,19 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
         .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !fs::is_dir(ancestor))
         .collect();
     fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
-    // Each name is durable once the folder that holds it is synced.
     for created in missing.into_iter().rev() {
-        match created.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new("."))?,
-            Some(parent) => sync_dir(parent)?,
-            None => {}
-        }
+        sync_name(created)?;
     }
     Ok(())
+}
+
+/// Makes the name of a file or folder durable: it is once the folder that holds it is synced.
+pub(crate) fn sync_name(path: &Path) -> Result<(), StoreError> {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new(".")),
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
 }
 
 /// Opens a file for reading and writing and creates it, empty, when it is not there.

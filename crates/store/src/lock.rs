@@ -37,8 +37,18 @@ impl DataDir {
         let lock = Some(take_lock(path)?);
         let format = path.join(DiskName::Format.file_name());
         match disk::read_optional(&format)? {
-            // Left by a crash between the creation of the directory and this line.
-            None => disk::replace(&format, &[FORMAT.as_bytes()])?,
+            // New, or left by a crash between the creation of the directory and this line.
+            None => {
+                // Whoever made the directory may not have synced its name, and what is acknowledged
+                // later is no more durable than that.
+                match disk::sync_name(path) {
+                    // A folder that is another user's; who made the directory in it had to sync it.
+                    Err(StoreError::Io { source, .. })
+                        if source.kind() == io::ErrorKind::PermissionDenied => {}
+                    synced => synced?,
+                }
+                disk::replace(&format, &[FORMAT.as_bytes()])?;
+            }
             Some(found) => check_format(&format, &found)?,
         }
         // Before anybody reads: what was decided counts.
