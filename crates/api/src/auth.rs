@@ -60,6 +60,8 @@ pub(crate) enum Action {
     WriteState,
     /// Read status and metrics.
     ReadStatus,
+    /// Change which servers there are, and what they hold as a whole.
+    Operate,
 }
 
 /// Who a request comes from, as far as that is known.

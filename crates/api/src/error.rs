@@ -99,6 +99,11 @@ impl ApiError {
         self
     }
 
+    /// Ask again in a moment.
+    pub(crate) fn retry_soon(self) -> ApiError {
+        self.retry_after(AWAY_RETRY)
+    }
+
     /// `{"Error":{…}}`.
     pub(crate) fn to_json(&self) -> Value {
         let mut error = Map::new();

@@ -6,6 +6,7 @@
 //!   /v1/event/stream, /v1/events   follow: lines, Server-Sent Events, WebSocket  ◀── Broker
 //!   /v1/events                     publish: JSON, lines, CloudEvents             ──▶ Timeline
 //!   /v1/state/…                    read and change entries, wait for changes     ◀─▶ both
+//!   /v1/servers                    who holds the timeline, and changes of that
 //!   /v1/history/digests            what servers compare
 //!   /v1/status, health, metrics, openapi.json
 //! ```
@@ -33,9 +34,11 @@ mod metrics;
 mod openapi;
 mod publish;
 mod query_text;
+mod reading;
 mod replica;
 mod routes;
 mod server;
+mod servers;
 mod state;
 mod status;
 mod stream;
@@ -48,7 +51,10 @@ pub use auth::Token;
 pub use config::{ApiConfig, HttpConfig, PublishConfig, StateConfig, StreamConfig};
 pub use openapi::openapi;
 pub use server::ApiServer;
-pub use timeline::{Answer, ProposeFailure, ReadFailure, Submitted, Timeline, TimelineStatus};
+pub use timeline::{
+    Answer, ProposeFailure, ReadFailure, ServerChange, ServerStatus, ServersFailure, Submitted,
+    Timeline, TimelineStatus,
+};
 pub use upstream::{
     FollowEnd, FollowFrom, FollowPiece, FollowRequest, Follower, ForwardAnswer, ForwardRequest,
     Upstream, UpstreamFailure, UpstreamNumber,

@@ -286,6 +286,13 @@ impl Metrics {
 #[derive(Debug, Default)]
 pub(crate) struct Exposition(String);
 
+/// A label as it stands in braces.
+pub(crate) fn label(name: &str, value: &str) -> String {
+    let value = value.replace('\\', "\\\\");
+    let value = value.replace('"', "\\\"").replace('\n', "\\n");
+    format!("{name}=\"{value}\"")
+}
+
 impl Exposition {
     pub(crate) fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "counter", help, &[("", value)]);
@@ -293,6 +300,17 @@ impl Exposition {
 
     pub(crate) fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "gauge", help, &[("", value)]);
+    }
+
+    /// One gauge for each of these labels; nothing when there are none.
+    pub(crate) fn labelled(&mut self, name: &str, help: &str, values: &[(String, u64)]) {
+        if !values.is_empty() {
+            let values: Vec<(&str, u64)> = values
+                .iter()
+                .map(|(labels, value)| (labels.as_str(), *value))
+                .collect();
+            self.family(name, "gauge", help, &values);
+        }
     }
 
     fn head(&mut self, name: &str, kind: &str, help: &str) {
@@ -333,6 +351,12 @@ impl Exposition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_is_one_text_whatever_it_holds() {
+        assert_eq!(label("server", "n1"), r#"server="n1""#);
+        assert_eq!(label("server", "a\"b\\c\nd"), r#"server="a\"b\\c\nd""#);
+    }
 
     #[test]
     fn histogram_is_cumulative_and_ends_with_inf() {

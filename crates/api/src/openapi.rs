@@ -32,6 +32,18 @@ fn paths() -> Value {
             "put": put_entry(),
             "delete": delete_entry(),
         },
+        "/v1/servers": {
+            "get": plain("servers", "Which servers hold the timeline, and which of them leads.",
+                "200", json_of("Servers")),
+        },
+        "/v1/servers/transfer-leader": { "post": transfer_leader() },
+        "/v1/servers/{name}/promote": {
+            "post": change_server("promoteServer", "Give a vote to a server that has none."),
+        },
+        "/v1/servers/{name}": {
+            "delete": change_server("removeServer",
+                "Take a server out for good, such as one that is dead. It cannot come back but with an empty data directory."),
+        },
         "/v1/history/digests": { "get": digests() },
         "/v1/status": {
             "get": plain("status", "How the server, its timeline and its storage are.",
@@ -239,6 +251,11 @@ fn publish() -> Value {
     ))
 }
 
+const NO_LEADER_TO_READ: (&str, &str) = (
+    "503",
+    "No leader is known, or it cannot be asked (no_leader): ask again later, or with stale=true.",
+);
+
 fn list_entries() -> Value {
     let mut parameters = vec![topic_parameter()];
     parameters.extend([
@@ -277,10 +294,13 @@ fn list_entries() -> Value {
     });
     guarded(with_errors(
         operation,
-        &[(
-            "400",
-            "A parameter is wrong; texts are Nomad's where it has them.",
-        )],
+        &[
+            (
+                "400",
+                "A parameter is wrong; texts are Nomad's where it has them.",
+            ),
+            NO_LEADER_TO_READ,
+        ],
     ))
 }
 
@@ -301,6 +321,7 @@ fn get_entry() -> Value {
                 "404",
                 "There is no such entry (no_entry); the index headers are set.",
             ),
+            NO_LEADER_TO_READ,
         ],
     ))
 }
@@ -358,6 +379,43 @@ fn delete_entry() -> Value {
                 "Too much waits, there is no leader, or the server stops; see Retry-After.",
             ),
             ("507", "The disk is full; see Retry-After."),
+        ],
+    ))
+}
+
+fn change_server(id: &str, summary: &str) -> Value {
+    changes_servers(json!({
+        "operationId": id,
+        "summary": summary,
+        "parameters": [{ "name": "name", "in": "path", "required": true,
+            "description": "Name or Id of a server.", "schema": { "type": "string" } }],
+    }))
+}
+
+fn transfer_leader() -> Value {
+    changes_servers(json!({
+        "operationId": "transferLeader",
+        "summary": "Let another server lead.",
+        "parameters": [query("to", "Name or Id of the one that shall; absent: the one that has most of the log.",
+            json!({ "type": "string" }))],
+    }))
+}
+
+/// Any server may be asked: it asks the leader.
+fn changes_servers(mut operation: Value) -> Value {
+    operation["responses"] = json!({ "200": json_of("ServersChanged") });
+    guarded(with_errors(
+        operation,
+        &[
+            ("400", "No server can have such a name."),
+            (
+                "409",
+                "It cannot be done as things are, or there is no such server (servers_refused); the message says what would help.",
+            ),
+            (
+                "503",
+                "Nobody leads (no_leader), or the end of the change was not seen (change_unfinished): look at the servers; see Retry-After.",
+            ),
         ],
     ))
 }
@@ -441,8 +499,13 @@ fn blocking_parameters() -> Vec<Value> {
         ),
         query(
             "stale",
-            "true or false; every answer comes from this server.",
-            json!({ "type": "boolean" }),
+            "Answer with what this server has, also when no leader is known. Not with consistent.",
+            json!({ "type": "boolean", "default": false }),
+        ),
+        query(
+            "consistent",
+            "Answer with everything that was acknowledged before the request, whichever server took it: asks the leader. Not with stale.",
+            json!({ "type": "boolean", "default": false }),
         ),
     ]
 }
@@ -474,8 +537,8 @@ fn error(description: &str) -> Value {
 fn with_index_headers(mut response: Value) -> Value {
     response["headers"] = json!({
         "X-Nomad-Index": { "description": "What to give as index to wait for the next change; at least 1.", "schema": { "type": "integer" } },
-        "X-Nomad-LastContact": { "description": "Always 0.", "schema": { "type": "integer" } },
-        "X-Nomad-KnownLeader": { "schema": { "type": "boolean" } },
+        "X-Nomad-LastContact": { "description": "Milliseconds since this server last heard of the leader; 0 on the leader.", "schema": { "type": "integer" } },
+        "X-Nomad-KnownLeader": { "description": "Whether somebody leads, as far as this server knows.", "schema": { "type": "boolean" } },
         "X-Nomad-NextToken": { "description": "Set when there is a next page.", "schema": { "type": "string" } },
         "X-Tidings-Index": { "description": "The newest frame that the answer includes.", "schema": { "type": "integer" } },
         "X-Tidings-Timeline": { "description": "Which timeline this is; absent until it is founded.", "schema": { "type": "string" } },
@@ -566,6 +629,22 @@ fn schemas() -> Value {
         "CloudEvent": { "type": "object", "required": ["specversion", "id", "source", "type"],
             "properties": { "specversion": { "const": "1.0" }, "id": string(), "source": string(),
                 "type": string(), "subject": string(), "time": string(), "data": {} } },
+        "Server": { "type": "object",
+            "required": ["Id", "Name", "Peer", "Http", "Role", "Leader", "LastContactMs", "Matched"],
+            "properties": {
+                "Id": string(), "Name": string(),
+                "Peer": { "type": "string", "description": "Where other servers reach it." },
+                "Http": { "type": "string", "description": "Where clients reach it; empty when it does not say." },
+                "Role": { "type": "string", "enum": ["voter", "learner", "standby"] },
+                "Leader": { "type": "boolean" },
+                "LastContactMs": { "type": ["integer", "null"], "description": "Since it was last heard of, as far as the server that was asked knows." },
+                "Matched": { "type": ["integer", "null"], "description": "The last log entry that it is known to have; known to the leader." },
+            } },
+        "Servers": { "type": "object", "required": ["Servers", "Leader"],
+            "properties": { "Servers": { "type": "array", "items": reference("Server") },
+                "Leader": { "type": ["string", "null"] } } },
+        "ServersChanged": { "type": "object", "required": ["Done", "Leader"],
+            "properties": { "Done": { "const": true }, "Leader": { "type": ["string", "null"] } } },
         "Digests": { "type": "object",
             "required": ["Timeline", "Oldest", "Newest", "From", "To", "Step", "Of", "Digests", "Damaged"],
             "properties": {
@@ -589,11 +668,13 @@ fn schemas() -> Value {
                     "Newest": { "type": "integer", "description": "index_ahead: the newest frame." },
                 } } } },
         "Status": { "type": "object",
-            "required": ["Version", "Node", "Role", "Ready", "Timeline", "Log", "Storage", "Http", "Settings"],
+            "required": ["Version", "Node", "Role", "Servers", "Ready", "Timeline", "Log", "Storage", "Http", "Settings"],
             "properties": {
                 "Version": string(), "Node": string(), "Region": string(),
                 "UptimeSeconds": integer(), "Role": string(), "Term": integer(),
                 "Leader": { "type": ["string", "null"] }, "Ready": { "type": "boolean" },
+                "LastContactMs": { "type": ["integer", "null"] },
+                "Servers": { "type": "array", "items": reference("Server") },
                 "NotReady": { "type": ["string", "null"] },
                 "Timeline": { "type": "object" }, "Log": { "type": "object" },
                 "Storage": { "type": "object" }, "Http": { "type": "object" },

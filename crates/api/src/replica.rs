@@ -1,12 +1,20 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tidings_event::Index;
-use tidings_raft::{ProposeError, Replica, Role};
+use tidings_raft::{ChangeError, Member, MemberRole, ProposeError, Replica, Role};
 use tidings_timeline::{Broker, Commands, StateView};
 use tokio::sync::watch;
 
-use crate::timeline::{Answer, ProposeFailure, ReadFailure, Submitted, Timeline, TimelineStatus};
+use crate::timeline::{
+    Answer, ProposeFailure, ReadFailure, ServerChange, ServerStatus, ServersFailure, Submitted,
+    Timeline, TimelineStatus,
+};
+
+/// How long a leader, or those that follow it, may be silent and still count as there. Longer than an
+/// election takes.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 impl Timeline for Replica {
     fn submit(&self, group: Commands) -> BoxFuture<'static, Result<Submitted, ProposeFailure>> {
@@ -33,7 +41,25 @@ impl Timeline for Replica {
     }
 
     fn has_leader(&self) -> bool {
-        self.is_leader() || Timeline::status(self).leader.is_some()
+        if !self.is_leader() {
+            let silence = Replica::last_contact(self);
+            return silence.is_some_and(|silence| silence < SILENCE_MAX);
+        }
+        // One that no majority answers any more leads nobody, though it does not know yet.
+        let members = self.members();
+        let voters = || {
+            let members = members.iter();
+            members.filter(|member| member.role == MemberRole::Voter)
+        };
+        let answers = |member: &&Member| {
+            let silence = member.last_contact;
+            silence.is_none_or(|silence| silence < SILENCE_MAX)
+        };
+        voters().filter(answers).count() * 2 > voters().count()
+    }
+
+    fn last_contact(&self) -> Option<Duration> {
+        Replica::last_contact(self)
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), ReadFailure>> {
@@ -46,6 +72,30 @@ impl Timeline for Replica {
         })
     }
 
+    fn change_servers(
+        &self,
+        change: ServerChange,
+    ) -> BoxFuture<'static, Result<(), ServersFailure>> {
+        let replica = self.clone();
+        Box::pin(async move {
+            let changed = match &change {
+                ServerChange::Promote(server) => replica.promote(server).await,
+                ServerChange::Remove(server) => replica.remove_server(server).await,
+                ServerChange::TransferLeader(to) => replica.transfer_leader(to.as_deref()).await,
+            };
+            changed.map_err(|error| {
+                let sentence = error.to_string();
+                match error {
+                    ChangeError::Alone | ChangeError::Refused { .. } => {
+                        ServersFailure::Refused(sentence)
+                    }
+                    ChangeError::NoLeader { .. } => ServersFailure::NoLeader(sentence),
+                    ChangeError::Unfinished { .. } => ServersFailure::Unfinished(sentence),
+                }
+            })
+        })
+    }
+
     fn status(&self) -> TimelineStatus {
         let status = Replica::status(self);
         let not_ready = match (&status.damaged, status.role) {
@@ -54,6 +104,12 @@ impl Timeline for Replica {
             (None, _) if status.waits_for.is_some() => {
                 status.waits_for.as_ref().map(ToString::to_string)
             }
+            (None, role) if !self.has_leader() => Some(String::from(match role {
+                Role::Leader => {
+                    "a majority of the servers does not answer this one, which leads them"
+                }
+                _ => "the leader of the servers does not answer",
+            })),
             (None, _) if status.disk_free < status.disk_reserve => Some(format!(
                 "the disk is full: {} bytes are free, {} are kept in reserve",
                 status.disk_free, status.disk_reserve
@@ -64,10 +120,23 @@ impl Timeline for Replica {
             let member = status.members.iter().find(|member| member.node_id == id);
             member.map_or_else(|| id.to_string(), |member| member.name.clone())
         };
+        let server = |member: &Member| ServerStatus {
+            id: member.node_id,
+            name: member.name.clone(),
+            peer: member.address.clone(),
+            http: member.http.clone(),
+            role: String::from(member.role.as_str()),
+            leads: status.leader == Some(member.node_id),
+            last_contact: member.last_contact,
+            matched: member.matched,
+        };
+        let servers = status.members.iter().map(server).collect();
         TimelineStatus {
             role: String::from(status.role.as_str()),
             term: status.term,
             leader: status.leader.map(name_of),
+            last_contact: Replica::last_contact(self),
+            servers,
             oldest: status.frames_oldest,
             newest: status.frames_newest,
             log_first: status.log_first.unwrap_or_default(),

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::auth::{Action, Denied};
 use crate::error::{ApiError, TextError};
 use crate::upstream::Upstream;
-use crate::{forward, history, publish, state, status, stream};
+use crate::{forward, history, publish, servers, state, status, stream};
 
 /// The one path that speaks as Nomad does, errors included.
 const NOMAD_STREAM: &str = "/v1/event/stream";
@@ -66,6 +66,27 @@ pub(crate) fn table() -> Vec<Route> {
             "/v1/state/{topic}/{*key}",
             Action::WriteState,
             || delete(state::delete),
+        ),
+        route(Method::GET, "/v1/servers", Action::ReadStatus, || {
+            get(servers::list)
+        }),
+        route(
+            Method::POST,
+            "/v1/servers/transfer-leader",
+            Action::Operate,
+            || post(servers::transfer_leader),
+        ),
+        route(
+            Method::POST,
+            "/v1/servers/{name}/promote",
+            Action::Operate,
+            || post(servers::promote),
+        ),
+        route(
+            Method::DELETE,
+            "/v1/servers/{name}",
+            Action::Operate,
+            || delete(servers::remove),
         ),
         route(
             Method::GET,

@@ -15,12 +15,13 @@ use tidings_timeline::{CommandGroup, Entry, EntryChange, EntryName, Outcome, Sta
 use tokio::time::{Instant, sleep_until};
 use ulid::Ulid;
 
-use crate::app::{App, name_timeline};
+use crate::app::App;
 use crate::error::ApiError;
 use crate::go_text;
 use crate::metrics::Counted;
 use crate::publish::{json_response, propose, read_body};
 use crate::query_text::QueryText;
+use crate::reading::{Freshness, with_index};
 use crate::stream::compile;
 use crate::timeline::Answer;
 
@@ -151,6 +152,7 @@ pub(crate) async fn get(
         ));
     }
     let blocking = Blocking::parse(&app, &query)?;
+    Freshness::parse(&query)?.wait(&app).await?;
     let view = blocking
         .wait(&app, |view| match view.entry(&topic, namespace, &key) {
             Some(entry) => entry.modify_index,
@@ -197,6 +199,7 @@ pub(crate) async fn list(
 ) -> Result<Response, ApiError> {
     let query = QueryText::parse(query.as_deref());
     let blocking = Blocking::parse(&app, &query)?;
+    let freshness = Freshness::parse(&query)?;
     let per_page = match query.get("per_page") {
         None => None,
         Some(text) => Some(text.parse::<i32>().map_err(|_| {
@@ -230,6 +233,7 @@ pub(crate) async fn list(
         bytes_max: app.config.state.page_bytes_max,
         scan_max: app.config.state.scan_entries_max.max(1),
     };
+    freshness.wait(&app).await?;
     let view = blocking.wait(&app, |view| view.topic_index(&topic)).await;
     // Filters and many entries take time that other requests should not wait for.
     let (body, next) = {
@@ -358,25 +362,6 @@ fn read_token(topic: &str, token: &str) -> Result<EntryName, ApiError> {
     })
 }
 
-/// Sets the headers by which clients of Nomad follow a list.
-fn with_index(app: &App, mut response: Response, view: &StateView, index: Index) -> Response {
-    let headers = response.headers_mut();
-    // Never 0: a client that asks with 0 is answered at once, and would ask for ever.
-    headers.insert("x-nomad-index", HeaderValue::from(index.get().max(1)));
-    headers.insert("x-nomad-lastcontact", HeaderValue::from(0));
-    headers.insert(
-        "x-nomad-knownleader",
-        HeaderValue::from_static(if app.timeline.has_leader() {
-            "true"
-        } else {
-            "false"
-        }),
-    );
-    headers.insert("x-tidings-index", HeaderValue::from(view.index.get()));
-    name_timeline(headers, view);
-    response
-}
-
 /// A query that waits for a change.
 struct Blocking {
     /// It waits until the index is greater than this; 0: not at all.
@@ -385,7 +370,7 @@ struct Blocking {
 }
 
 impl Blocking {
-    /// Reads `index`, `wait` and `stale`; the texts of errors are Nomad's.
+    /// Reads `index` and `wait`; the texts of errors are Nomad's.
     fn parse(app: &App, query: &QueryText<'_>) -> Result<Blocking, ApiError> {
         let wait_max = app.config.state.wait_max;
         let wait = match query.get("wait") {
@@ -399,15 +384,6 @@ impl Blocking {
                 .parse()
                 .map_err(|_| ApiError::bad_request("index_invalid", "Invalid index"))?,
         };
-        match query.first("stale") {
-            None | Some("" | "true" | "false") => {}
-            Some(_) => {
-                return Err(ApiError::bad_request(
-                    "stale_invalid",
-                    "Expect `true` or `false` for `stale` query string parameter",
-                ));
-            }
-        }
         let wait = if wait.is_zero() {
             wait_max
         } else {

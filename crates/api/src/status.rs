@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::metrics::Exposition;
+use crate::metrics::{Exposition, label};
 use crate::openapi;
 use crate::publish::json_response;
+use crate::servers;
+use crate::timeline::TimelineStatus;
 use crate::upstream::UpstreamNumber;
 
 /// How long whoever asks for readiness is told to wait.
@@ -35,6 +37,8 @@ fn describe(app: &App) -> Value {
         "Role": timeline.role,
         "Term": timeline.term,
         "Leader": timeline.leader,
+        "LastContactMs": timeline.last_contact.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        "Servers": servers::describe(&timeline),
         "Ready": timeline.not_ready.is_none() && !app.closing.has_begun(),
         "NotReady": timeline.not_ready,
         "Timeline": {
@@ -202,6 +206,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
             free,
         );
     }
+    servers_metrics(&timeline, &mut text);
     text.counter(
         "tidings_broker_history_reads_total",
         "Reads from disk for streams that had fallen behind.",
@@ -219,6 +224,64 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     }
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], text.into_text()).into_response()
+}
+
+/// Who leads, who votes, and how far the others are, as far as this server knows.
+fn servers_metrics(timeline: &TimelineStatus, text: &mut Exposition) {
+    text.gauge(
+        "tidings_leader",
+        "1 on the server that leads.",
+        u64::from(timeline.role == "leader"),
+    );
+    text.gauge(
+        "tidings_leader_known",
+        "1 when somebody leads, as far as this server knows.",
+        u64::from(timeline.leader.is_some()),
+    );
+    if let Some(silence) = timeline.last_contact {
+        text.gauge(
+            "tidings_leader_last_contact_milliseconds",
+            "Since the leader was last heard of; 0 on the leader.",
+            u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
+        );
+    }
+    let with_role = |role| {
+        let servers = timeline.servers.iter();
+        servers.filter(|server| server.role == role).count() as u64
+    };
+    text.labelled(
+        "tidings_servers",
+        "Servers that hold the timeline, by what they are.",
+        ["voter", "learner", "standby"]
+            .map(|role| (label("role", role), with_role(role)))
+            .as_slice(),
+    );
+    let lag = |matched: u64| timeline.log_last.saturating_sub(matched);
+    let lags: Vec<(String, u64)> = timeline
+        .servers
+        .iter()
+        .filter(|server| !server.leads)
+        .filter_map(|server| Some((label("server", &server.name), lag(server.matched?))))
+        .collect();
+    text.labelled(
+        "tidings_server_lag_entries",
+        "Log entries that a server lacks, on the leader.",
+        &lags,
+    );
+    let silences: Vec<(String, u64)> = timeline
+        .servers
+        .iter()
+        .filter_map(|server| {
+            let silence = server.last_contact?.as_millis();
+            let silence = u64::try_from(silence).unwrap_or(u64::MAX);
+            Some((label("server", &server.name), silence))
+        })
+        .collect();
+    text.labelled(
+        "tidings_server_last_contact_milliseconds",
+        "Since a server was last heard of, as far as this one knows.",
+        &silences,
+    );
 }
 
 /// `GET /v1/openapi.json`.

@@ -54,11 +54,20 @@ pub trait Timeline: Send + Sync + 'static {
     /// Whether somebody can take changes now. Asked often.
     fn has_leader(&self) -> bool;
 
+    /// How long ago the leader was last heard of: zero on the leader itself, `None` when it never was.
+    fn last_contact(&self) -> Option<Duration>;
+
     /// Waits until the state has everything that was acknowledged anywhere before the call. At once
     /// where nobody else acknowledges anything.
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), ReadFailure>> {
         Box::pin(std::future::ready(Ok(())))
     }
+
+    /// Changes which servers hold the timeline, or which of them leads.
+    fn change_servers(
+        &self,
+        change: ServerChange,
+    ) -> BoxFuture<'static, Result<(), ServersFailure>>;
 
     /// How things are.
     fn status(&self) -> TimelineStatus;
@@ -133,6 +142,52 @@ pub struct ReadFailure {
     pub sentence: String,
 }
 
+/// A change of the servers that hold a timeline. They are named by their name or their number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerChange {
+    /// Gives a vote to a server that has none.
+    Promote(String),
+    /// Takes a server out, for good.
+    Remove(String),
+    /// Lets another server lead: this one, or the one that is best suited.
+    TransferLeader(Option<String>),
+}
+
+/// Why the servers were not changed; each with what is wrong and what would be right.
+#[derive(Clone, Debug, Error)]
+pub enum ServersFailure {
+    /// It cannot be done as things are; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody can do it now; nothing was changed.
+    #[error("{0}")]
+    NoLeader(String),
+    /// It was begun, and its end has not been seen.
+    #[error("{0}")]
+    Unfinished(String),
+}
+
+/// One of the servers that hold a timeline.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// Its number.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Where the other servers reach it.
+    pub peer: String,
+    /// Where clients reach it; empty when it does not say.
+    pub http: String,
+    /// `voter`, `learner` or `standby`.
+    pub role: String,
+    /// Whether it leads.
+    pub leads: bool,
+    /// How long ago it was last heard of, as far as this server knows.
+    pub last_contact: Option<Duration>,
+    /// The last log entry that it is known to have, as far as this server knows.
+    pub matched: Option<u64>,
+}
+
 /// How a timeline is, for `/v1/status`, `/v1/health/ready` and `/v1/metrics`.
 #[derive(Clone, Debug, Default)]
 pub struct TimelineStatus {
@@ -142,6 +197,10 @@ pub struct TimelineStatus {
     pub term: u64,
     /// Who leads, when that is known.
     pub leader: Option<String>,
+    /// All servers that hold it.
+    pub servers: Vec<ServerStatus>,
+    /// How long ago the leader was last heard of.
+    pub last_contact: Option<Duration>,
     /// The oldest frame that is retained.
     pub oldest: Index,
     /// The newest frame.

@@ -12,7 +12,8 @@ use serde_json::Value;
 use thiserror::Error;
 use tidings_api::{
     Answer, FollowFrom, FollowRequest, Follower, ForwardAnswer, ForwardRequest, ProposeFailure,
-    Submitted, Timeline, TimelineStatus, Upstream, UpstreamFailure, UpstreamNumber,
+    ServerChange, ServersFailure, Submitted, Timeline, TimelineStatus, Upstream, UpstreamFailure,
+    UpstreamNumber,
 };
 use tidings_client::{
     Client, ClientError, ConfigError, EventStream, From, PassedRequest, StreamEvent, StreamRequest,
@@ -481,6 +482,21 @@ impl Timeline for Relay {
 
     fn has_leader(&self) -> bool {
         self.inner.servers.reach() == Reach::Reached
+    }
+
+    /// Reads are handed on, and servers answer how fresh they are.
+    fn last_contact(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Handed on as well, before it comes here.
+    fn change_servers(
+        &self,
+        _change: ServerChange,
+    ) -> BoxFuture<'static, Result<(), ServersFailure>> {
+        let sentence = "this agent holds no timeline: ask one of the servers that it is told of";
+        let refused = ServersFailure::Refused(sentence.to_owned());
+        Box::pin(std::future::ready(Err(refused)))
     }
 
     fn status(&self) -> TimelineStatus {

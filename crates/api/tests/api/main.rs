@@ -7,6 +7,7 @@ mod history;
 mod memory_timeline;
 mod publish;
 mod server;
+mod servers;
 mod sse;
 mod state;
 mod status;

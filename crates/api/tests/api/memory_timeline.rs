@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use tidings_api::{Answer, ProposeFailure, ReadFailure, Submitted, Timeline, TimelineStatus};
+use tidings_api::{
+    Answer, ProposeFailure, ReadFailure, ServerChange, ServerStatus, ServersFailure, Submitted,
+    Timeline, TimelineStatus,
+};
 use tidings_event::{DigestFilter, Index, Limits, NewEvent, Timestamp};
 use tidings_timeline::{
     Batch, Broker, BrokerConfig, CommandGroup, Commands, FrameBatch, HistoryError, HistoryRead,
@@ -107,6 +110,12 @@ struct Inner {
     lacks: AtomicU64,
     /// Nobody tells what others have.
     cut_off: AtomicBool,
+    /// How long the leader has been silent; `None`: there is none.
+    silence: Mutex<Option<Duration>>,
+    /// Reads that asked for everything that was acknowledged.
+    barriers: AtomicUsize,
+    /// What was asked to be changed of the servers.
+    changes: Mutex<Vec<ServerChange>>,
 }
 
 #[allow(dead_code)] // the unit tests use less of it than the others
@@ -135,6 +144,9 @@ impl MemoryTimeline {
                 not_ready: Mutex::new(None),
                 lacks: AtomicU64::new(0),
                 cut_off: AtomicBool::new(false),
+                silence: Mutex::new(Some(Duration::ZERO)),
+                barriers: AtomicUsize::new(0),
+                changes: Mutex::default(),
             }),
         }
     }
@@ -165,6 +177,21 @@ impl MemoryTimeline {
 
     pub fn set_not_ready(&self, sentence: Option<&str>) {
         *self.inner.not_ready.lock().unwrap() = sentence.map(String::from);
+    }
+
+    /// Lets the leader be silent for so long, or be away.
+    pub fn set_silence(&self, silence: Option<Duration>) {
+        *self.inner.silence.lock().unwrap() = silence;
+    }
+
+    /// Reads that asked for everything that was acknowledged, so far.
+    pub fn barriers(&self) -> usize {
+        self.inner.barriers.load(Ordering::SeqCst)
+    }
+
+    /// What was asked to be changed of the servers, so far.
+    pub fn changes(&self) -> Vec<ServerChange> {
+        self.inner.changes.lock().unwrap().clone()
     }
 
     /// Holds answers back until [`open_gate`](MemoryTimeline::open_gate).
@@ -288,13 +315,39 @@ impl Timeline for MemoryTimeline {
     }
 
     fn has_leader(&self) -> bool {
-        true
+        self.last_contact().is_some()
+    }
+
+    fn last_contact(&self) -> Option<Duration> {
+        *self.inner.silence.lock().unwrap()
+    }
+
+    fn change_servers(
+        &self,
+        change: ServerChange,
+    ) -> BoxFuture<'static, Result<(), ServersFailure>> {
+        let known = match &change {
+            ServerChange::Promote(name) | ServerChange::Remove(name) => name == "n2",
+            ServerChange::TransferLeader(to) => to.as_ref().is_none_or(|to| to == "n2"),
+        };
+        let led = self.has_leader();
+        let unfinished = matches!(change, ServerChange::Promote(_));
+        self.inner.changes.lock().unwrap().push(change);
+        Box::pin(async move {
+            match (led, known, unfinished) {
+                (false, ..) => Err(ServersFailure::NoLeader("nobody leads".to_owned())),
+                (_, false, _) => Err(ServersFailure::Refused("who is that".to_owned())),
+                (.., true) => Err(ServersFailure::Unfinished("it catches up".to_owned())),
+                _ => Ok(()),
+            }
+        })
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), ReadFailure>> {
         let this = self.clone();
+        this.inner.barriers.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
-            if this.inner.cut_off.load(Ordering::SeqCst) {
+            if this.inner.cut_off.load(Ordering::SeqCst) || !this.has_leader() {
                 return Err(ReadFailure {
                     sentence: String::from("nobody leads"),
                 });
@@ -308,7 +361,28 @@ impl Timeline for MemoryTimeline {
         let view = self.state();
         TimelineStatus {
             role: String::from("leader"),
-            leader: Some(String::from("n1")),
+            leader: self.has_leader().then(|| String::from("n1")),
+            servers: vec![
+                ServerStatus {
+                    id: u64::MAX,
+                    name: String::from("n1"),
+                    peer: String::from("h:7481"),
+                    http: String::from("h:7480"),
+                    role: String::from("voter"),
+                    leads: self.has_leader(),
+                    ..ServerStatus::default()
+                },
+                ServerStatus {
+                    id: 2,
+                    name: String::from("n2"),
+                    role: String::from("standby"),
+                    last_contact: Some(Duration::from_millis(7)),
+                    matched: Some(4),
+                    ..ServerStatus::default()
+                },
+            ],
+            last_contact: self.last_contact(),
+            log_last: 6,
             oldest: view.oldest,
             newest: view.index,
             not_ready: self.inner.not_ready.lock().unwrap().clone(),

@@ -107,7 +107,9 @@ impl Lead {
                 let has = replication.get(id).and_then(Option::as_ref);
                 has.is_some_and(|has| Some(has.index + LAG_ENTRIES_MAX) >= metrics.last_log_index)
             };
-            members.learner_ids().filter(has_the_log).collect()
+            let stands_by = |id: &u64| members.get_node(id).is_some_and(|peer| peer.standby);
+            let waiting = members.learner_ids().filter(|id| !stands_by(id));
+            waiting.filter(has_the_log).collect()
         };
         if caught_up.is_empty() {
             return;
