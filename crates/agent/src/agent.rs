@@ -76,7 +76,7 @@ impl Agent {
         let port =
             ReservedPort::take(address, config.http.free_port_when_taken).map_err(unbound)?;
         let gave_way = port.gave_way;
-        let role_ports = RolePorts::take(&config)?;
+        let role_ports = RolePorts::take(&config, port.address())?;
 
         let path = data.path().to_owned();
         let listening = Listening {

@@ -69,6 +69,8 @@ pub struct ServerConfig {
     pub enabled: bool,
     /// How many servers without a past form a cluster; 0: it only joins others.
     pub bootstrap_expect: u64,
+    /// Whether it gets no vote by itself when it joins.
+    pub standby: bool,
 }
 
 /// `[peers]`.
@@ -83,6 +85,12 @@ pub struct PeersConfig {
     pub advertise: Option<String>,
     /// `HOST:PORT` of some servers; these know the rest.
     pub join: Vec<String>,
+    /// This server's certificate, with those between it and the authority's.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key.
+    pub tls_key: Option<PathBuf>,
+    /// The certificates of the authority that signs for servers.
+    pub tls_ca: Option<PathBuf>,
 }
 
 /// `[relay]`.
@@ -110,6 +118,8 @@ pub struct SpoolConfig {
 pub struct HttpConfig {
     /// Where to listen; port 0 takes a free one.
     pub address: SocketAddr,
+    /// `HOST:PORT` by which clients reach it; `None`: found out from the addresses.
+    pub advertise: Option<String>,
     /// When the address's port is taken, take a free one instead of failing. Only `--dev` without
     /// an explicit address asks for it; there is no key.
     pub free_port_when_taken: bool,
@@ -288,6 +298,9 @@ impl Default for PeersConfig {
             free_port_when_taken: false,
             advertise: None,
             join: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            tls_ca: None,
         }
     }
 }
@@ -317,6 +330,7 @@ impl Default for HttpConfig {
         let http = ApiHttp::default();
         HttpConfig {
             address: HTTP_ADDRESS_DEFAULT,
+            advertise: None,
             free_port_when_taken: false,
             token_file: None,
             insecure: false,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{Config, HttpConfig};
+use crate::config::{Config, HttpConfig, PeersConfig};
 use crate::keys::key;
 
 /// Values that contradict each other.
@@ -88,6 +88,7 @@ pub(crate) fn contradictions(config: &Config) -> Vec<Contradiction> {
         });
     }
     found.extend(of_servers(config));
+    found.extend(of_tls(&config.peers));
     found
 }
 
@@ -115,6 +116,22 @@ fn of_servers(config: &Config) -> Vec<Contradiction> {
                         .to_owned(),
             });
         }
+        if server.standby {
+            found.push(Contradiction {
+                keys: vec!["server.standby"],
+                sentence:
+                    "server.standby is about a server of a cluster, and this agent is none; set \
+                           server.enabled = true (flag --server)"
+                        .to_owned(),
+            });
+        }
+    } else if server.standby && (server.bootstrap_expect > 0 || peers.join.is_empty()) {
+        found.push(Contradiction {
+            keys: vec!["server.standby"],
+            sentence: "server.standby is a server that joins a cluster without a vote; leave \
+                       server.bootstrap_expect at 0, and name one of the servers in peers.join"
+                .to_owned(),
+        });
     } else if peers.address.ip().is_unspecified() && peers.advertise.is_none() {
         found.push(Contradiction {
             keys: vec!["peers.address", "peers.advertise"],
@@ -128,4 +145,30 @@ fn of_servers(config: &Config) -> Vec<Contradiction> {
         });
     }
     found
+}
+
+/// What cannot be of the files of TLS.
+fn of_tls(peers: &PeersConfig) -> Option<Contradiction> {
+    let files = [
+        ("peers.tls_cert", &peers.tls_cert),
+        ("peers.tls_key", &peers.tls_key),
+        ("peers.tls_ca", &peers.tls_ca),
+    ];
+    let with = |given: bool| -> Vec<&'static str> {
+        let files = files.iter().filter(|(_, file)| file.is_some() == given);
+        files.map(|(name, _)| *name).collect()
+    };
+    let (given, missing) = (with(true), with(false));
+    if given.is_empty() || missing.is_empty() {
+        return None;
+    }
+    Some(Contradiction {
+        sentence: format!(
+            "{} is given, and not {}; peers speak TLS with a certificate, its key and the certificates \
+             of the authority, or not at all",
+            given.join(", "),
+            missing.join(", "),
+        ),
+        keys: given,
+    })
 }

@@ -2,7 +2,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tidings_raft::OpenError;
+use tidings_raft::{OpenError, TlsError};
 use tidings_relay::RelayError;
 
 use crate::token::TokenError;
@@ -55,6 +55,13 @@ pub enum StartError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The certificates for speaking with other servers cannot be used.
+    #[error("cannot use the certificates of peers.tls_cert, peers.tls_key and peers.tls_ca")]
+    Tls {
+        /// Why.
+        #[source]
+        source: Box<TlsError>,
     },
     /// The timeline is held together with other servers, and they are not asked.
     #[error(

@@ -191,12 +191,20 @@ pub(crate) static KEYS: &[Key] = &[
         ),
     },
     Key {
+        name: "server.standby",
+        flag: None,
+        reload: false,
+        about: "Whether the server gets no vote when it joins: it holds a copy, and takes part when \
+                `tidings server promote` says so. Without meaning once it has a vote.",
+        field: Field::Switch(|c| &mut c.server.standby),
+    },
+    Key {
         name: "peers.address",
         flag: Some("--peer"),
         reload: false,
         about: "IP address and port at which a server listens for the others. Port `0` takes a free one, \
-                which `listening.json` then names. Whoever reaches it may join and write: \
-                keep it to a network of the servers' own.",
+                which `listening.json` then names. Without `peers.tls_cert` whoever reaches it \
+                may join, read and write.",
         field: Field::Address(|c| &mut c.peers.address),
     },
     Key {
@@ -215,6 +223,30 @@ pub(crate) static KEYS: &[Key] = &[
         about: "Peer addresses of some of the servers, which know the rest; this server's own among them \
                 is no harm. Looked up anew whenever somebody is missing.",
         field: Field::HostPorts(|c| &mut c.peers.join),
+    },
+    Key {
+        name: "peers.tls_cert",
+        flag: None,
+        reload: false,
+        about: "PEM file with this server's certificate and those between it and the authority's. With \
+                it and the two below, peers speak TLS 1.3 and both sides show a certificate: for \
+                *server* and *client authentication*, names in it are not compared.",
+        field: Field::FileOrOff(|c| &mut c.peers.tls_cert),
+    },
+    Key {
+        name: "peers.tls_key",
+        flag: None,
+        reload: false,
+        about: "PEM file with the private key of that certificate.",
+        field: Field::FileOrOff(|c| &mut c.peers.tls_key),
+    },
+    Key {
+        name: "peers.tls_ca",
+        flag: None,
+        reload: false,
+        about: "PEM file with the certificates of the authority that signs for the servers of this \
+                cluster, and for nobody else: whoever has a certificate of it may speak as a server.",
+        field: Field::FileOrOff(|c| &mut c.peers.tls_ca),
     },
     Key {
         name: "relay.servers",
@@ -272,6 +304,15 @@ pub(crate) static KEYS: &[Key] = &[
                 the data directory then names. An address beyond loopback needs `http.token_file`, or \
                 `http.insecure = true`.",
         field: Field::Address(|c| &mut c.http.address),
+    },
+    Key {
+        name: "http.advertise",
+        flag: None,
+        reload: false,
+        about: "Host and port by which clients reach a server of a cluster: the others tell it to whoever \
+                asks for servers. `\"off\"`: the address, if that can be reached from where the other \
+                servers are; for `0.0.0.0` and `[::]` the host of `peers.advertise`.",
+        field: Field::HostPortOrOff(|c| &mut c.http.advertise),
     },
     Key {
         name: "http.token_file",

@@ -220,9 +220,10 @@ impl Loading {
             ));
         }
         let Config { server, peers, .. } = &self.config;
-        if server.enabled && !is_loopback(peers.address) {
+        if server.enabled && !is_loopback(peers.address) && peers.tls_cert.is_none() {
             self.warnings.push(format!(
-                "peers.address {}: whoever reaches it may join the cluster, read and write everything; \
+                "peers.address {} without TLS: everybody who reaches it may join the cluster, read \
+                 everything and write anything; set peers.tls_cert, peers.tls_key and peers.tls_ca, or \
                  let a firewall admit the other servers alone",
                 peers.address
             ));

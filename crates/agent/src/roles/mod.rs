@@ -16,9 +16,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use tidings_api::{ApiConfig, ApiServer, ApiShared};
+use tidings_raft::PeersTls;
 use tidings_timeline::Settings;
 
-use crate::config::Config;
+use crate::config::{Config, PeersConfig};
 use crate::error::StartError;
 use crate::reserved_port::ReservedPort;
 pub(crate) use relay::Relay;
@@ -32,16 +33,19 @@ pub(crate) enum Role {
 }
 
 /// The ports that a role listens on beside that of HTTP: ours, with nobody listening yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RolePorts {
+    /// Where HTTP listens, which servers tell each other.
+    http: SocketAddr,
     /// Where other servers connect to.
     peer: Option<ReservedPort>,
 }
 
 impl RolePorts {
     /// Takes what `config` asks for.
-    pub(crate) fn take(config: &Config) -> Result<RolePorts, StartError> {
+    pub(crate) fn take(config: &Config, http: SocketAddr) -> Result<RolePorts, StartError> {
         Ok(RolePorts {
+            http,
             peer: match config.server.enabled {
                 true => Some(server::take_peer_port(&config.peers)?),
                 false => None,
@@ -67,7 +71,7 @@ impl Role {
         }
         let server = match ports.peer {
             None => Server::alone(config, data_dir).await,
-            Some(peer) => Server::with_peers(config, data_dir, peer).await,
+            Some(peer) => Server::with_peers(config, data_dir, peer, ports.http).await,
         };
         server.map(Role::Server)
     }
@@ -129,4 +133,15 @@ impl Role {
             Role::Relay(relay) => relay.shutdown().await,
         }
     }
+}
+
+/// What proves to servers that this agent belongs to them; `None` when nothing is asked for.
+fn peers_tls(peers: &PeersConfig) -> Result<Option<PeersTls>, StartError> {
+    let (Some(cert), Some(key), Some(ca)) = (&peers.tls_cert, &peers.tls_key, &peers.tls_ca) else {
+        return Ok(None);
+    };
+    let read = PeersTls::from_files(cert, key, ca);
+    read.map(Some).map_err(|source| StartError::Tls {
+        source: Box::new(source),
+    })
 }

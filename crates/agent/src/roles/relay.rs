@@ -3,11 +3,12 @@ use std::sync::Arc;
 
 use tidings_api::{ApiConfig, ApiServer, ApiShared};
 use tidings_client::{ClientConfig, Token};
-use tidings_raft::{discover, stored_node_id};
+use tidings_raft::{PeersTls, discover, stored_node_id};
 use tidings_relay::{FindServers, RelayConfig};
 
 use crate::config::Config;
 use crate::error::StartError;
+use crate::roles::peers_tls;
 use crate::token::{TokenText, configured_token};
 
 /// The directory of the spool, in the data directory.
@@ -42,7 +43,9 @@ impl Relay {
         let token = configured_token(&config.http)
             .map_err(|source| StartError::Token { source })?
             .map(|file| file.token);
-        let relay = tidings_relay::Relay::start(relay_config(config, data_dir, token.as_ref()));
+        let mut relay = relay_config(config, data_dir, token.as_ref());
+        relay.find = finder(&config.peers.join, peers_tls(&config.peers)?);
+        let relay = tidings_relay::Relay::start(relay);
         let relay = relay.await.map_err(|source| StartError::Relay {
             path: data_dir.join(SPOOL_DIR),
             source: Box::new(source),
@@ -74,7 +77,6 @@ fn relay_config(config: &Config, data_dir: &Path, token: Option<&TokenText>) -> 
         servers: servers
             .filter_map(|address| ClientConfig::parse_address(address).ok())
             .collect(),
-        find: finder(&config.peers.join),
         token: token.and_then(|token| Token::new(token.as_str()).ok()),
         answer_within: config.relay.answer_within,
         heartbeat: config.stream.heartbeat,
@@ -85,15 +87,15 @@ fn relay_config(config: &Config, data_dir: &Path, token: Option<&TokenText>) -> 
 }
 
 /// Asks the peer addresses of some servers for the HTTP addresses of all.
-fn finder(join: &[String]) -> Option<FindServers> {
+fn finder(join: &[String], tls: Option<PeersTls>) -> Option<FindServers> {
     if join.is_empty() {
         return None;
     }
     let join: Arc<[String]> = join.into();
     Some(Arc::new(move || {
-        let join = Arc::clone(&join);
+        let (join, tls) = (Arc::clone(&join), tls.clone());
         Box::pin(async move {
-            let found = discover(&join, None).await;
+            let found = discover(&join, tls.as_ref()).await;
             let found = found.map_err(|error| error.to_string())?;
             let http = found.into_iter().map(|server| server.http);
             Ok(http.filter(|http| !http.is_empty()).collect())

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use crate::config::{Config, PeersConfig as PeersKeys};
 use crate::error::StartError;
 use crate::reserved_port::ReservedPort;
+use crate::roles::peers_tls;
 use crate::wiring;
 
 /// The number of a server that is alone. One that joins others has a number made of chance.
@@ -54,6 +55,7 @@ impl Server {
         config: &Config,
         data_dir: &Path,
         port: ReservedPort,
+        http: SocketAddr,
     ) -> Result<Server, StartError> {
         let failed = |source| StartError::Timeline {
             path: data_dir.to_owned(),
@@ -77,12 +79,12 @@ impl Server {
         let advertise = advertised(config.peers.advertise.as_deref(), bound);
         let peers = PeersConfig {
             transport: TcpTransport::shared(listener, &advertise),
-            tls: None,
-            http: String::new(),
-            standby: false,
+            tls: peers_tls(&config.peers)?,
+            http: advertised_http(config.http.advertise.as_deref(), http, &advertise),
+            advertise,
+            standby: config.server.standby,
             replaces: None,
             version_max: None,
-            advertise,
             bootstrap_expect: u32::try_from(config.server.bootstrap_expect).unwrap_or(u32::MAX),
             join: config.peers.join.clone(),
         };
@@ -150,6 +152,25 @@ impl Server {
     }
 }
 
+/// Where clients reach this server, as the others are told; empty when they cannot from elsewhere.
+fn advertised_http(configured: Option<&str>, http: SocketAddr, peer: &str) -> String {
+    if configured.is_some() {
+        return advertised(configured, http);
+    }
+    let peer_host = peer.rsplit_once(':').map_or(peer, |(host, _)| host);
+    let is_here = |host: &str| {
+        let host = host.trim_matches(['[', ']']);
+        let address = host.parse::<std::net::IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+    };
+    match http.ip() {
+        ip if ip.is_unspecified() => format!("{peer_host}:{}", http.port()),
+        // told to machines where that address means another one
+        ip if ip.to_canonical().is_loopback() && !is_here(peer_host) => String::new(),
+        _ => http.to_string(),
+    }
+}
+
 /// What the others are told: what was configured, with the port that is listened on for a 0.
 fn advertised(configured: Option<&str>, bound: SocketAddr) -> String {
     match configured {
@@ -172,5 +193,26 @@ mod tests {
         assert_eq!(advertised(Some("a.example:9"), bound), "a.example:9");
         assert_eq!(advertised(Some("a.example:0"), bound), "a.example:7481");
         assert_eq!(advertised(Some("a.example:10"), bound), "a.example:10");
+    }
+
+    #[test]
+    fn clients_are_sent_where_they_can_reach_it_or_nowhere() {
+        for (configured, http, peer, told) in [
+            (None, "127.0.0.1:7480", "127.0.0.1:7481", "127.0.0.1:7480"),
+            (None, "[::1]:7480", "localhost:7481", "[::1]:7480"),
+            (None, "127.0.0.1:7480", "10.0.0.1:7481", ""),
+            (None, "127.0.0.1:7480", "a.example:7481", ""),
+            (None, "0.0.0.0:7480", "10.0.0.1:7481", "10.0.0.1:7480"),
+            (None, "[::]:80", "[2001:db8::1]:7481", "[2001:db8::1]:80"),
+            (None, "10.0.0.2:7480", "10.0.0.1:7481", "10.0.0.2:7480"),
+            (Some("w.example:0"), "0.0.0.0:7480", "a:1", "w.example:7480"),
+        ] {
+            let http = http.parse().unwrap();
+            assert_eq!(
+                advertised_http(configured, http, peer),
+                told,
+                "{http} {peer}"
+            );
+        }
     }
 }
