@@ -5,6 +5,7 @@
 //!   Client ───────┼─ publish_stream   many transactions in flight, acknowledged in order
 //!  (cheap clone)  ├─ stream           follows the timeline for ever: no loss, no repeats
 //!                 ├─ state_*          entries: get, put, delete, list, watch
+//!                 ├─ servers, …       who holds the timeline, and changes of that
 //!                 └─ status, health
 //! ```
 //!
@@ -20,6 +21,7 @@ mod addresses;
 mod backoff;
 mod client;
 mod config;
+mod digests;
 mod error;
 mod frame_line;
 mod health;
@@ -28,6 +30,7 @@ mod lines;
 mod pass;
 mod publish;
 mod publish_stream;
+mod servers;
 mod state;
 mod state_list;
 mod state_watch;
@@ -39,6 +42,7 @@ mod transaction;
 pub use backoff::Backoff;
 pub use client::Client;
 pub use config::{ClientConfig, DEFAULT_ADDRESS, Token};
+pub use digests::{DamagedFrame, DigestRequest, Digests};
 pub use error::{ClientError, ConfigError, TransportCause, Tried};
 pub use frame_line::FrameLine;
 pub use health::Health;
@@ -50,6 +54,7 @@ pub use publish_stream::{
     TransactionSender,
 };
 pub use reqwest::Url;
+pub use servers::{Server, Servers, ServersChanged};
 pub use state::{Entry, PutOptions};
 pub use state_list::{ListRequest, StatePage, StatePages};
 pub use state_watch::{StateView, StateWatch};

@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::man::ManArgs;
 use crate::publish::PublishArgs;
 use crate::rebuild::RebuildArgs;
+use crate::server::ServerVerb;
 use crate::state::StateVerb;
 use crate::status::StatusArgs;
 use crate::stream::StreamArgs;
@@ -57,8 +58,16 @@ pub enum Verb {
     /// Show how the agent is
     #[command(after_help = "Example:\n  tidings status\n  tidings status --output json | jq .")]
     Status(StatusArgs),
-    /// Check the files of a data directory, without changing them
-    #[command(after_help = "Example:\n  tidings verify --data-dir /var/lib/tidings")]
+    /// See and change which servers hold the timeline
+    #[command(
+        subcommand,
+        after_help = "Example:\n  tidings server list\n  tidings server remove s3\n  tidings server transfer-leader --to s2"
+    )]
+    Server(ServerVerb),
+    /// Check the files of a data directory, without changing them, or compare all servers
+    #[command(
+        after_help = "Example:\n  tidings verify --data-dir /var/lib/tidings\n  tidings verify --cluster\n  tidings verify --cluster --quick --addr s1.example:7480"
+    )]
     Verify(VerifyArgs),
     /// Set the files of a damaged server aside, for it to get everything from the others
     #[command(
@@ -140,6 +149,9 @@ mod tests {
             vec!["tidings", "stream", "--count", "0"],
             vec!["tidings", "completions", "cmd"],
             vec!["tidings", "verify"],
+            vec!["tidings", "verify", "--cluster", "--data-dir", "d"],
+            vec!["tidings", "verify", "--quick", "--data-dir", "d"],
+            vec!["tidings", "server", "remove"],
             vec!["tidings", "state"],
         ] {
             let error = Cli::try_parse_from(&line).unwrap_err();

@@ -117,6 +117,9 @@ pub fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
                 "nothing was taken; `tidings status` shows which servers the agent reaches and what it keeps"
                     .to_owned(),
             ),
+            "servers_refused" | "change_unfinished" => Some(
+                "`tidings server list` shows the servers, and who leads".to_owned(),
+            ),
             "overloaded" | "no_leader" | "no_server" | "stopping" => {
                 Some("try again in a moment; `tidings status` shows how the agent is".to_owned())
             }

@@ -1,7 +1,7 @@
 //! `tidings`: one ordered, durable, replayable timeline of everything that happens in a cluster.
 //!
 //! A file for each verb. `agent` and `config check` are the server's side; all other verbs but
-//! `verify` and `rebuild` talk to an agent over HTTP.
+//! `rebuild` and `verify` of a data directory talk to an agent over HTTP.
 
 mod agent;
 mod cli;
@@ -16,11 +16,13 @@ mod output;
 mod publish;
 mod publish_lines;
 mod rebuild;
+mod server;
 mod state;
 mod status;
 mod stream;
 mod table;
 mod verify;
+mod verify_cluster;
 mod visible;
 
 use std::future::Future;
@@ -54,6 +56,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Stream(args) => block_on(stream::run(args, connection.client()?)),
         Verb::State(verb) => block_on(state::run(verb, connection.client()?)),
         Verb::Status(args) => block_on(status::run(args, connection.client()?)),
+        Verb::Server(verb) => block_on(server::run(verb, connection.client()?)),
+        Verb::Verify(args) if args.cluster => {
+            block_on(verify_cluster::run(args, connection.client()?))
+        }
         Verb::Verify(args) => verify::run(&args),
         Verb::Rebuild(args) => rebuild::run(&args),
         Verb::Completions(args) => completions::run(&args),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
-use tidings_client::{Client, Health};
+use tidings_client::{Client, Health, Server};
 
 use crate::output::{self, Format, Look, Style, grouped};
 use crate::visible::visible;
@@ -46,11 +46,17 @@ fn render(status: &Value, health: &Health, address: &str, look: Look) -> String 
     };
     let mut facts = Vec::new();
     let mut sections = Vec::new();
+    let mut company = String::new();
     let members = status.as_object();
     for (name, value) in members.into_iter().flatten() {
         match value {
             // Told above, as it is at this moment.
             _ if matches!(name.as_str(), "Ready" | "NotReady") => {}
+            Value::Array(_) if name == "Servers" => {
+                if let Ok(servers) = serde_json::from_value::<Vec<Server>>(value.clone()) {
+                    company = crate::server::render(&servers, look);
+                }
+            }
             Value::Object(_) => {
                 let mut facts = Vec::new();
                 gather("", value, &mut facts);
@@ -68,6 +74,12 @@ fn render(status: &Value, health: &Health, address: &str, look: Look) -> String 
     for (name, facts) in &sections {
         let _ = writeln!(text, "{}", look.paint(Style::Bold, name));
         push_facts(facts, width, look, &mut text);
+    }
+    if !company.is_empty() {
+        let _ = writeln!(text, "{}", look.paint(Style::Bold, "servers"));
+        for line in company.lines() {
+            let _ = writeln!(text, "  {line}");
+        }
     }
     text
 }
@@ -176,11 +188,12 @@ mod tests {
             "UptimeSeconds": 3700,
             "Leader": null,
             "Ready": true,
+            "Servers": [{"Id": "7", "Name": "n1", "Role": "voter", "Leader": true}],
         });
         let health = Health { not_ready: None };
         assert_eq!(
             render(&status, &health, "http://h:1", Look::PLAIN),
-            "http://h:1 is ready\n  node           n1\\u{1b}[2J\n  uptime         1 h 1 min\nlog\n  first          1\n  last           12,345\nstorage\n  history bytes  4.8 MiB\n"
+            "http://h:1 is ready\n  node           n1\\u{1b}[2J\n  uptime         1 h 1 min\nlog\n  first          1\n  last           12,345\nstorage\n  history bytes  4.8 MiB\nservers\n  NAME  ROLE          HTTP  PEER  HEARD OF  LOG  ID\n  n1    voter, leads  -     -     -         -    7\n"
         );
     }
 

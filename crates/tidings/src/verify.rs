@@ -10,33 +10,53 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tidings_store::{Fault, VerifyReport};
 
-use crate::failure::FAILED;
-use crate::output::{self, counted};
+use crate::failure::{FAILED, UsageError};
+use crate::output::{self, Format, counted};
 use crate::status::bytes_text;
 
-/// Check the files of a data directory.
+/// Check the files of a data directory, or compare all servers.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
     /// The data directory; no agent may be working on it
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "cluster")]
+    pub data_dir: Option<PathBuf>,
+    /// Ask an agent for the servers, compare the histories of all of them line by line, and name the
+    /// first frame that differs
+    #[arg(long, conflicts_with = "data_dir")]
+    pub cluster: bool,
+    /// Compare the checksums that were noted when lines were written, without reading the lines
+    #[arg(long, conflicts_with = "data_dir")]
+    pub quick: bool,
+    /// Text for eyes, or JSON
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        conflicts_with = "data_dir"
+    )]
+    pub output: Format,
 }
 
 pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    // the command line demands it, unless servers are compared
+    let Some(data_dir) = &args.data_dir else {
+        return Err(UsageError::new("give the data directory with --data-dir").into());
+    };
     let bar = if io::stderr().is_terminal() {
         let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {msg}");
         ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     } else {
         ProgressBar::hidden()
     };
-    let report = tidings_store::verify(&args.data_dir, &mut |progress| {
+    let report = tidings_store::verify(data_dir, &mut |progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes_done);
         let file = progress.path.file_name().unwrap_or_default();
         bar.set_message(file.to_string_lossy().into_owned());
     });
     bar.finish_and_clear();
-    let report = report.with_context(|| format!("cannot check {}", args.data_dir.display()))?;
+    let report = report.with_context(|| format!("cannot check {}", data_dir.display()))?;
     output::print(&render(&report)).context("cannot print the report")?;
     Ok(if report.faults.is_empty() {
         ExitCode::SUCCESS

@@ -13,15 +13,25 @@ pub struct Cluster {
 impl Cluster {
     /// Three servers that have met; two of them were told of the first.
     pub fn of_three() -> Cluster {
+        Cluster::of_three_with("")
+    }
+
+    /// The same, with this configuration.
+    pub fn of_three_with(toml: &str) -> Cluster {
         let mut cluster = Cluster {
             dir: tempfile::tempdir().unwrap(),
             servers: Vec::new(),
         };
+        std::fs::write(cluster.config(), toml).unwrap();
         for name in ["s1", "s2", "s3"] {
             cluster.add(name, &["--bootstrap-expect", "3"]);
         }
         cluster.wait_until_ready();
         cluster
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("tidings.toml")
     }
 
     pub fn data_dir(&self, name: &str) -> PathBuf {
@@ -32,6 +42,7 @@ impl Cluster {
     pub fn add(&mut self, name: &str, flags: &[&str]) {
         let known: Vec<String> = self.servers.iter().filter_map(|s| s.peer.clone()).collect();
         let mut all = server_flags(name);
+        all.extend(["--config".to_owned(), self.config().display().to_string()]);
         all.extend(flags.iter().map(ToString::to_string));
         for peer in known {
             all.extend(["--join".to_owned(), peer]);
@@ -39,6 +50,43 @@ impl Cluster {
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         self.servers
             .push(Agent::spawn(&self.data_dir(name), &all).unwrap());
+    }
+
+    /// Starts a server that was stopped again, at its addresses.
+    pub fn start_again(&mut self, name: &str, http: &str, peer: &str) {
+        let config = self.config().display().to_string();
+        let mut flags = vec!["--server", "--node", name, "--config", &config];
+        flags.extend(["--http", http, "--peer", peer]);
+        let known: Vec<String> = self.servers.iter().filter_map(|s| s.peer.clone()).collect();
+        for peer in &known {
+            flags.extend(["--join", peer]);
+        }
+        // another process may have one of the ports for a moment
+        let server = eventually("the addresses to be free", || {
+            match Agent::spawn(&self.data_dir(name), &flags) {
+                Ok(server) => Some(server),
+                Err(said) if said.contains("cannot listen on") => None,
+                Err(said) => panic!("the server ended: {said}"),
+            }
+        });
+        self.servers.push(server);
+    }
+
+    /// The server of this name.
+    pub fn server(&self, name: &str) -> &Agent {
+        let data_dir = self.data_dir(name);
+        let mut servers = self.servers.iter();
+        servers
+            .find(|server| server.data_dir() == data_dir)
+            .unwrap()
+    }
+
+    /// Takes the server of this name out of those that run, still running.
+    pub fn take(&mut self, name: &str) -> Agent {
+        let data_dir = self.data_dir(name);
+        let mut servers = self.servers.iter();
+        let at = servers.position(|server| server.data_dir() == data_dir);
+        self.servers.remove(at.unwrap())
     }
 
     pub fn wait_until_ready(&self) {

@@ -183,6 +183,13 @@ impl Agent {
         assert!(status.success(), "{status}: {}", self.log());
     }
 
+    /// Waits for it to end by itself, which must be a failure; gives what it said.
+    pub fn wait_for_failure(mut self) -> String {
+        let status = wait(&mut self.child);
+        assert!(!status.success(), "{status}");
+        self.log()
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.data_dir.join("agent.log")).unwrap_or_default()
