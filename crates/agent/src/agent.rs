@@ -219,6 +219,8 @@ impl Agent {
         if fault.is_none() {
             self.role.hand_over().await;
         }
+        // The server has a clone; nobody else keeps the port open from now on.
+        drop(self.listener);
         if !server.stop().await {
             warn!("requests did not end within http.shutdown_grace and were cut");
         }

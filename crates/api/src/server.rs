@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::future::RouteFuture;
+use futures_util::FutureExt as _;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -94,12 +95,24 @@ impl ApiServer {
         let protocols = Arc::new(Protocols::new(http));
         let mut shutdown = pin!(shutdown);
         let mut pause = ACCEPT_PAUSE_MIN;
+        let mut is_stopping = false;
 
         loop {
-            let accepted = tokio::select! {
-                biased;
-                () = &mut shutdown => break,
-                accepted = listener.accept() => accepted,
+            let accepted = if is_stopping {
+                // Whoever has connected already would be cut off without a word.
+                match listener.accept().now_or_never() {
+                    Some(accepted @ Ok(_)) => accepted,
+                    Some(Err(_)) | None => break,
+                }
+            } else {
+                tokio::select! {
+                    biased;
+                    () = &mut shutdown => {
+                        is_stopping = true;
+                        continue;
+                    }
+                    accepted = listener.accept() => accepted,
+                }
             };
             let (socket, peer) = match accepted {
                 Ok(accepted) => {
@@ -112,7 +125,7 @@ impl ApiServer {
                     self.app.metrics.accept_errors.one();
                     warn!(error = %error, "cannot accept a connection");
                     tokio::select! {
-                        () = &mut shutdown => break,
+                        () = &mut shutdown => is_stopping = true,
                         () = tokio::time::sleep(pause) => {}
                     }
                     pause = (pause * 2).min(ACCEPT_PAUSE_MAX);

@@ -41,6 +41,10 @@ use crate::{
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a shutdown waits for another server to lead. Without one they elect one by themselves.
 const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long commands wait on a server that knows of no leader. Longer than an election takes.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How often such a server looks for one.
+const LEADER_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a shutdown waits for its snapshot. Without it the next start only takes longer.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Entries that a server may lag behind its own log and still be called caught up.
@@ -353,11 +357,23 @@ impl Replica {
             && waits
             && !self.inner.raft.is_leader()
         {
-            self.inner.queue.check(group.bytes_len())?;
-            let commands = group.len();
-            return forwarder
-                .submit(commands, group.into_bytes(), takes_reserve)
-                .await;
+            let (bytes_len, commands) = (group.bytes_len(), group.len());
+            let bytes = group.clone().into_bytes();
+            let give_up = time::Instant::now() + LEADER_WAIT_MAX;
+            loop {
+                self.inner.queue.check(bytes_len)?;
+                let submitted = forwarder.submit(commands, bytes.clone(), takes_reserve);
+                match submitted.await {
+                    // nothing has left this server: somebody else will lead in a moment
+                    Err(ProposeError::NotLeader { .. }) if time::Instant::now() < give_up => {
+                        time::sleep(LEADER_LOOK_INTERVAL).await;
+                    }
+                    submitted => return submitted,
+                }
+                if self.inner.raft.is_leader() {
+                    break;
+                }
+            }
         }
         let (answer, answered) = oneshot::channel();
         if waits {
@@ -525,6 +541,14 @@ impl Replica {
     pub async fn hand_over(&self) {
         let raft = &self.inner.raft;
         let node_id = self.inner.node_id;
+        // What is on its way is answered first, and nothing is sent after it until another server
+        // leads: whoever asked would not be told what became of it.
+        let all = u32::try_from(self.inner.in_flight_max).unwrap_or(u32::MAX);
+        let idle = time::timeout(HAND_OVER_WAIT_MAX, self.inner.in_flight.acquire_many(all));
+        let _idle = match raft.is_leader() {
+            true => idle.await.ok(),
+            false => None,
+        };
         let Some(successor) = ask_to_lead(raft).await else {
             return;
         };

@@ -5,9 +5,12 @@
 mod real_agent;
 
 use std::fs::OpenOptions;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use real_agent::cluster::{Cluster, history};
@@ -243,17 +246,21 @@ fn g2_a_line_with_a_flipped_byte_is_never_served() {
 
 /// The answer to a request, head and body.
 fn ask(agent: &Agent, method: &str, target: &str, body: &str) -> String {
-    let mut socket = TcpStream::connect(&agent.address).unwrap();
+    try_ask(&agent.address, method, target, body).unwrap()
+}
+
+fn try_ask(address: &str, method: &str, target: &str, body: &str) -> io::Result<String> {
+    let mut socket = TcpStream::connect(address)?;
     let limit = Some(Duration::from_secs(30));
-    socket.set_read_timeout(limit).unwrap();
+    socket.set_read_timeout(limit)?;
     let request = format!(
         "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    socket.write_all(request.as_bytes()).unwrap();
+    socket.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    answer
+    socket.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 fn header<'a>(answer: &'a str, name: &str) -> &'a str {
@@ -307,4 +314,74 @@ fn a_follower_says_how_long_the_leader_has_been_silent() {
     assert!(consistent.starts_with("HTTP/1.1 503"), "{consistent}");
     let ready = ask(&follower, "GET", "/v1/health/ready", "");
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+}
+
+/// Publishes one event after the other, to a server until it is away, then to another, until told to
+/// stop. What a server has answered is not sent again, whatever it was.
+fn publish_one_by_one(
+    name: usize,
+    addresses: Vec<String>,
+    done: Arc<AtomicBool>,
+) -> thread::JoinHandle<Publisher> {
+    thread::spawn(move || {
+        let mut publisher = Publisher::default();
+        let mut at = name;
+        while !done.load(Ordering::SeqCst) {
+            let id = format!("{name}-{}", publisher.published);
+            let body =
+                format!(r#"{{"Events":[{{"Topic":"T","Type":"t","Key":"{id}","Id":"{id}"}}]}}"#);
+            match try_ask(
+                &addresses[at % addresses.len()],
+                "POST",
+                "/v1/events",
+                &body,
+            ) {
+                Ok(answer) if answer.starts_with("HTTP/1.1 200") => publisher.published += 1,
+                Ok(answer) if !answer.is_empty() => {
+                    publisher.failed.push(answer);
+                    return publisher;
+                }
+                // nobody there, or gone before it has read what was sent
+                _ => at += 1,
+            }
+        }
+        publisher
+    })
+}
+
+#[derive(Debug, Default)]
+struct Publisher {
+    published: u64,
+    failed: Vec<String>,
+}
+
+/// G2: servers are restarted one by one, and no publish that reaches one of them fails.
+#[test]
+fn g2_a_rolling_restart_costs_no_publish() {
+    let mut cluster = Cluster::of_three();
+    let done = Arc::new(AtomicBool::new(false));
+    let servers = cluster.servers.iter();
+    let addresses: Vec<String> = servers.map(|server| server.address.clone()).collect();
+    let publishers: Vec<_> = (0..3)
+        .map(|name| publish_one_by_one(name, addresses.clone(), done.clone()))
+        .collect();
+    for name in ["s1", "s2", "s3"] {
+        let stopping = cluster.take(name);
+        let (http, peer) = (stopping.address.clone(), stopping.peer.clone().unwrap());
+        stopping.stop();
+        cluster.start_again(name, &http, &peer);
+        cluster.wait_until_ready();
+        cluster.leader();
+    }
+    done.store(true, Ordering::SeqCst);
+    let mut published = 0;
+    for publisher in publishers {
+        let publisher = publisher.join().unwrap();
+        assert!(publisher.failed.is_empty(), "{publisher:?}");
+        assert!(publisher.published > 0);
+        published += publisher.published;
+    }
+    cluster.check_one_history();
+    let newest = cluster.servers[0].status()["Timeline"]["Newest"].as_u64();
+    assert_eq!(newest, Some(published));
 }

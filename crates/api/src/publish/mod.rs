@@ -8,6 +8,7 @@ mod sender;
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -16,13 +17,13 @@ use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use tidings_timeline::CommandGroup;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::forward;
 use crate::metrics::Buffered;
-use crate::timeline::Answer;
+use crate::timeline::{Answer, ProposeFailure};
 pub(crate) use answer::json_response;
 pub(crate) use sender::SENDER_HEADER;
 use sender::sender_of;
@@ -173,12 +174,27 @@ pub(crate) async fn read_body(app: &App, body: Body, limit: usize) -> Result<Rec
     })
 }
 
-/// Proposes a group and waits for its outcomes.
+/// How long a request waits for somebody to lead. Longer than handing over and electing take.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How often it looks whether somebody does.
+const LEADER_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Proposes a group and waits for its outcomes. When the leader changes before anything was recorded,
+/// it goes to the next one: of one request at a time, that keeps the order.
 pub(crate) async fn propose(app: &App, group: CommandGroup) -> Result<Vec<Answer>, ApiError> {
     let began = Instant::now();
-    let outcomes = match app.timeline.submit(group.complete()).await {
-        Ok(submitted) => submitted.await,
-        Err(failure) => Err(failure),
+    let group = group.complete();
+    let outcomes = loop {
+        let outcomes = match app.timeline.submit(group.clone()).await {
+            Ok(submitted) => submitted.await,
+            Err(failure) => Err(failure),
+        };
+        match outcomes {
+            Err(ProposeFailure::NoLeader) if began.elapsed() < LEADER_WAIT_MAX => {
+                sleep(LEADER_LOOK_INTERVAL).await;
+            }
+            outcomes => break outcomes,
+        }
     };
     let outcomes = outcomes.map_err(|failure| {
         let error = ApiError::from(failure);
