@@ -19,6 +19,10 @@ pub(crate) const TIMELINE_FILE: &str = "timeline";
 
 /// The number of the server that this one takes the place of: one whose files were set aside.
 pub(crate) const REPLACES_FILE: &str = "node.replaces";
+/// The number of the server that has this one's word to form a cluster.
+pub(crate) const WORD_FILE: &str = "word";
+/// The number of a server that has belonged to a cluster: one that is removed does not join again.
+pub(crate) const MEMBER_FILE: &str = "member";
 /// The number of a server that was removed from its cluster.
 pub(crate) const REMOVED_FILE: &str = "removed";
 
@@ -111,6 +115,28 @@ pub(crate) fn record_timeline(data_dir: &Path, timeline: TimelineId) -> Result<(
         .map_err(|source| OpenError::NodeFile { path, source })
 }
 
+/// To whom a fresh server has given its word to form a cluster.
+pub(crate) fn stored_word(data_dir: &Path) -> Result<Option<u64>, OpenError> {
+    read_number(data_dir.join(WORD_FILE))
+}
+
+/// Notes a word before it is given, durably.
+pub(crate) fn record_word(data_dir: &Path, to: u64) -> Result<(), OpenError> {
+    let path = data_dir.join(WORD_FILE);
+    write_durably(data_dir, &path, to).map_err(|source| OpenError::NodeFile { path, source })
+}
+
+/// Whether this server belonged to a cluster once.
+pub(crate) fn was_member(data_dir: &Path) -> Result<bool, OpenError> {
+    Ok(read_number::<u64>(data_dir.join(MEMBER_FILE))?.is_some())
+}
+
+/// Notes that this server belongs to a cluster, durably.
+pub(crate) fn record_member(data_dir: &Path, node_id: u64) -> Result<(), OpenError> {
+    let path = data_dir.join(MEMBER_FILE);
+    write_durably(data_dir, &path, node_id).map_err(|source| OpenError::NodeFile { path, source })
+}
+
 /// Refuses the data directory of a server that was removed from its cluster.
 pub(crate) fn check_not_removed(data_dir: &Path) -> Result<(), OpenError> {
     match read_number(data_dir.join(REMOVED_FILE))? {
@@ -200,6 +226,14 @@ mod tests {
         assert_eq!(own_or_new(&data_dir).unwrap(), id);
         let other = tempfile::tempdir().unwrap();
         assert_ne!(own_or_new(other.path()).unwrap(), id);
+
+        assert_eq!(stored_word(&data_dir).unwrap(), None);
+        record_word(&data_dir, 4).unwrap();
+        record_word(&data_dir, 5).unwrap();
+        assert_eq!(stored_word(&data_dir).unwrap(), Some(5));
+        assert!(!was_member(&data_dir).unwrap());
+        record_member(&data_dir, id).unwrap();
+        assert!(was_member(&data_dir).unwrap());
 
         assert_eq!(stored_timeline(&data_dir).unwrap(), None);
         record_timeline(&data_dir, TimelineId(u128::MAX)).unwrap();

@@ -20,7 +20,9 @@ use tidings_store::DataDir;
 
 use crate::{
     error::OpenError,
-    identity::{self, CANDIDATE_FILE, NODE_FILE, REMOVED_FILE, TIMELINE_FILE},
+    identity::{
+        self, CANDIDATE_FILE, MEMBER_FILE, NODE_FILE, REMOVED_FILE, TIMELINE_FILE, WORD_FILE,
+    },
 };
 
 /// What was found damaged, in words: there until the files are set aside, or a person removes it.
@@ -34,7 +36,7 @@ const FOLDERS_PER_SECOND_MAX: u32 = 100;
 
 /// What belongs to a server's timeline, in the order in which it goes. The number goes last: until
 /// then a start finds a server whose log is gone, and refuses.
-const ASIDE: [&str; 9] = [
+const ASIDE: [&str; 11] = [
     "history",
     "raft",
     "snapshots",
@@ -42,6 +44,8 @@ const ASIDE: [&str; 9] = [
     DAMAGED_FILE,
     REMOVED_FILE,
     TIMELINE_FILE,
+    WORD_FILE,
+    MEMBER_FILE,
     CANDIDATE_FILE,
     NODE_FILE,
 ];

@@ -114,6 +114,13 @@ pub(crate) async fn start(
         Some(peers) => Some(links(config, peers, &shared)?),
         None => None,
     };
+    let formation = match &links {
+        Some(links) => {
+            let formation = Formation::new(links.me().clone(), config.data_dir.clone())?;
+            Some(Arc::new(formation))
+        }
+        None => None,
+    };
     let log = shared.log.clone();
     let raft = match &links {
         Some(links) => Raft::new(config.node_id, engine, links.clone(), log, machine).await,
@@ -177,14 +184,16 @@ pub(crate) async fn start(
         fault: fault.clone(),
         stopping: stopping.clone(),
     };
-    let peers = peers.zip(links).map(|(peers, links)| {
+    let peers = peers.zip(links).zip(formation);
+    let peers = peers.map(|((peers, links), formation)| {
         let open = Open {
             raft: raft.clone(),
             machine: shared.clone(),
             queue: queue.clone(),
             fault: fault.clone(),
+            formation,
         };
-        start_peers(config, peers, links, open)
+        start_peers(config, peers.join, links, open)
     });
     let proposer = tokio::spawn(proposer.run());
     let upkeep = tokio::spawn(upkeep.run());
@@ -211,6 +220,7 @@ struct Open {
     machine: Arc<MachineShared>,
     queue: Arc<Queue>,
     fault: Fault,
+    formation: Arc<Formation>,
 }
 
 fn links(
@@ -225,7 +235,7 @@ fn links(
 
 fn start_peers(
     config: &ReplicaConfig,
-    peers: PeersConfig,
+    join: Vec<String>,
     links: Arc<Links>,
     open: Open,
 ) -> PeersParts {
@@ -234,10 +244,10 @@ fn start_peers(
         machine,
         queue,
         fault,
+        formation,
     } = open;
     let me = links.me().clone();
     me.watch(raft.metrics());
-    let formation = Arc::new(Formation::new(me.clone()));
     let receiver = Arc::new(Receiver::new(me.clone(), raft.clone()));
     let leadership = Arc::new(Leadership {
         me: me.clone(),
@@ -255,6 +265,7 @@ fn start_peers(
         links: links.clone(),
         raft: raft.clone(),
         queue: queue.clone(),
+        formation: formation.clone(),
         fault,
         data_dir: config.data_dir.clone(),
     };
@@ -263,6 +274,7 @@ fn start_peers(
         data_dir: config.data_dir.clone(),
     };
     let lead = Lead {
+        leadership: leadership.clone(),
         raft: raft.clone(),
         machine,
         queue,
@@ -270,7 +282,7 @@ fn start_peers(
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(listen(Arc::new(service)));
-    tasks.spawn(formation.run(raft, peers.join));
+    tasks.spawn(formation.run(raft, join));
     tasks.spawn(keeper.run());
     tasks.spawn(receiver.tidy());
     tasks.spawn(lead.run());

@@ -113,6 +113,11 @@ pub enum WaitsFor {
     },
     /// A cluster that takes it in.
     Cluster,
+    /// To be taken in by a cluster that refuses it.
+    Admission {
+        /// Why, and what to do.
+        refused: String,
+    },
     /// Somebody to lead.
     Leader,
     /// The timeline to be founded.
@@ -140,6 +145,9 @@ impl fmt::Display for WaitsFor {
                 )
             }
             WaitsFor::Cluster => f.write_str("waiting for a cluster to take this server in"),
+            WaitsFor::Admission { refused } => {
+                write!(f, "not taken in by the cluster: {refused}")
+            }
             WaitsFor::Leader => f.write_str("waiting for the servers to elect a leader"),
             WaitsFor::Timeline => f.write_str("waiting for the leader to found the timeline"),
             WaitsFor::Log { applied, last } => write!(

@@ -97,6 +97,16 @@ impl Leadership {
         })
     }
 
+    /// Whether a server was heard a moment ago. Only the leader knows.
+    pub fn is_here(&self, id: u64) -> bool {
+        self.roll().is_some_and(|roll| roll.here.contains(&id))
+    }
+
+    /// Whether a server votes, as the leader knows.
+    pub fn votes(&self, id: u64) -> bool {
+        self.roll().is_some_and(|roll| roll.voters.contains(&id))
+    }
+
     async fn remove(&self, roll: &Roll, server: &str) -> Result<Changed, Changed> {
         let id = roll.find(server)?;
         let name = roll.name(id);
@@ -206,6 +216,74 @@ impl Leadership {
                 sentence: format!("{name} was asked to lead and has not begun to"),
             }),
         }
+    }
+
+    /// What is to change because servers have caught up: who lacks at most `lag_max` entries gets its
+    /// vote, unless it waits for a person, and the place of the one that it replaces.
+    pub fn promotions(&self, lag_max: u64) -> Vec<ChangeMembers<u64, Peer>> {
+        let Some(roll) = self.roll() else {
+            return Vec::new();
+        };
+        let mut changes = Vec::new();
+        for (&id, peer) in &roll.peers {
+            let has_the_log = roll.matched.contains_key(&id) && roll.lag(id) <= lag_max;
+            if roll.voters.contains(&id) || !has_the_log {
+                continue;
+            }
+            if let Some(old) = peer.replaces {
+                let settled = Peer {
+                    replaces: None,
+                    ..peer.clone()
+                };
+                changes.push(ChangeMembers::SetNodes(BTreeMap::from([(id, settled)])));
+                if roll.voters.contains(&old) {
+                    changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([old])));
+                } else if roll.peers.contains_key(&old) {
+                    changes.push(ChangeMembers::RemoveNodes(BTreeSet::from([old])));
+                }
+            }
+            if !peer.standby {
+                changes.push(ChangeMembers::AddVoterIds(BTreeSet::from([id])));
+            }
+        }
+        changes
+    }
+
+    /// Members that say something else of themselves than the log has.
+    pub fn moved(&self) -> BTreeMap<u64, Peer> {
+        let recorded = self.me.peers();
+        let mut moved = BTreeMap::new();
+        for (&id, peer) in &recorded {
+            let (server, http) = if id == self.me.server.id {
+                (self.me.server.clone(), self.me.http.clone())
+            } else {
+                match self.me.acquaintance(id) {
+                    Some(known) if known.said.is_some_and(|said| said.clock_ahead.is_some()) => {
+                        (known.server, known.http)
+                    }
+                    // a server of version 1 does not say everything
+                    Some(known) if known.said.is_some() => (known.server, peer.http.clone()),
+                    _ => continue,
+                }
+            };
+            let is_taken = recorded
+                .iter()
+                .any(|(&other, peer)| other != id && peer.name == server.name);
+            let new = Peer {
+                // two servers of one name could not be told apart
+                name: match is_taken {
+                    true => peer.name.clone(),
+                    false => server.name,
+                },
+                address: server.address,
+                http,
+                ..peer.clone()
+            };
+            if new != *peer {
+                moved.insert(id, new);
+            }
+        }
+        moved
     }
 
     /// Changes the members, in two steps where voters change.

@@ -7,33 +7,41 @@
 //!            └ somebody is a member already ──▶ Join ──▶ learner ─┴──▶ voter, once caught up
 //! ```
 //!
-//! Two clusters must not come of it. A fresh server gives its word to one other at a time, for one
-//! set of servers, and only when it sees that very set itself; whoever has the word of all of a set
-//! uses it long before it expires, or not at all. The word is kept in memory: a server that starts
-//! anew has given none, but must be met again by everybody before another set can be agreed upon.
+//! Two clusters must not come of it. A fresh server gives its word to one other, for one set of
+//! servers, and only when it sees that very set itself; whoever has the word of all of a set begins
+//! the cluster. The word is on the disk before it is given, and it binds for good: whoever has it may
+//! have begun the cluster and gone before anybody heard. It passes to another only when the one that
+//! has it gives its own word to that other, and so has not begun anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use openraft::{
-    Raft,
-    errors::{ChangeMembershipError, ClientWriteError, RaftError},
-};
+use openraft::{ChangeMembers, Raft};
 use parking_lot::Mutex;
-use tokio::time::{self, Instant};
+use tidings_host::spawn_blocking;
+use tokio::{sync::Mutex as AsyncMutex, time};
 
 use super::{
+    change::Leadership,
     connection::{CallError, Connection},
     me::Me,
-    message::{Form, Formed, Greeting, Hello, Join, Joined, Refused, RefusedReason, Stage, kind},
+    message::{
+        Changed, Form, FormMore, Formed, Greeting, Hello, Join, Joined, Refused, RefusedReason,
+        Stage, encode, kind,
+    },
 };
 use crate::{
     binding::{Binding, Peer},
-    error::chain,
+    error::{OpenError, chain},
+    identity,
     machine::Machine,
 };
 
@@ -43,25 +51,22 @@ const ROUND_INTERVAL: Duration = Duration::from_millis(200);
 const ROUND_INTERVAL_MEMBER: Duration = Duration::from_secs(5);
 /// How long an answer to a question may take.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
-/// How long a word that was given holds. Much longer than asking everybody takes.
-const WORD_HOLDS: Duration = Duration::from_secs(30);
-/// How long after asking for the first word the last may come, for all of them to be used.
-const WORDS_WAIT_MAX: Duration = Duration::from_secs(5);
+/// By how much the clock of a server that joins may differ from the leader's: times in the log come
+/// from whoever leads, and never go back.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
 /// How long the leader may take to make a server a learner.
 const TAKE_IN_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// This server's part in forming a cluster, and in taking others into it.
 pub(crate) struct Formation {
     me: Arc<Me>,
-    word: Mutex<Option<Word>>,
+    data_dir: PathBuf,
+    /// To whom this server has given its word. Held while it asks others for theirs.
+    word: AsyncMutex<Option<u64>>,
     /// What was last said of each address, so that it is said once.
     said: Mutex<BTreeMap<String, String>>,
-}
-
-/// The promise to form a cluster with one server, at its request.
-struct Word {
-    to: u64,
-    until: Instant,
+    /// Whether this server has been a member: then it does not join once more.
+    was_member: AtomicBool,
 }
 
 /// A server that answered, and the connection to it.
@@ -71,6 +76,19 @@ struct Met {
 }
 
 impl Met {
+    /// Asks a fresh server for its word.
+    async fn gives_word(&self, form: &Form, more: &FormMore) -> bool {
+        let asked = async {
+            let body = encode(form).map_err(CallError::not_sent)?;
+            let more = encode(more).map_err(CallError::not_sent)?;
+            let answer = self.connection.send(kind::FORM, vec![body, more]).await?;
+            let formed: Result<Formed, CallError> =
+                answer.decoded(kind::FORMED, ANSWER_WAIT_MAX).await;
+            formed
+        };
+        asked.await.is_ok_and(|formed| formed.agreed)
+    }
+
     fn hello(&self) -> &Hello {
         &self.greeting.hello
     }
@@ -88,88 +106,194 @@ fn peer_of(greeting: &Greeting) -> Peer {
     }
 }
 
+/// Whether a server that has given its word to `given` may give it to `to`, who has the word of the
+/// servers in `agreed`.
+fn may_give(given: Option<u64>, own: u64, to: u64, agreed: &[u64]) -> bool {
+    // a promise to itself is nothing that another one could have used
+    given.is_none_or(|given| given == to || given == own || agreed.contains(&given))
+}
+
 impl Formation {
-    pub fn new(me: Arc<Me>) -> Formation {
-        Formation {
+    /// Reads what was promised before.
+    pub fn new(me: Arc<Me>, data_dir: PathBuf) -> Result<Formation, OpenError> {
+        Ok(Formation {
+            word: AsyncMutex::new(identity::stored_word(&data_dir)?),
+            was_member: AtomicBool::new(identity::was_member(&data_dir)?),
             me,
-            word: Mutex::default(),
+            data_dir,
             said: Mutex::default(),
-        }
+        })
+    }
+
+    /// Whether this server has belonged to the cluster once.
+    pub fn was_member(&self) -> bool {
+        self.was_member.load(Ordering::Relaxed)
     }
 
     /// Gives this server's word to `from`, if it sees the same servers and nobody else has it.
-    pub fn agree(&self, from: u64, servers: &[u64]) -> bool {
-        let servers: BTreeSet<u64> = servers.iter().copied().collect();
+    pub async fn agree(&self, from: u64, form: &Form, more: &FormMore) -> bool {
+        let servers: BTreeSet<u64> = form.servers.iter().copied().collect();
         let sees_them = self.me.stage() == Stage::Fresh && servers == self.me.fresh();
-        sees_them && servers.contains(&from) && self.give_word(from)
-    }
-
-    fn give_word(&self, to: u64) -> bool {
-        let mut word = self.word.lock();
-        let now = Instant::now();
-        if word
-            .as_ref()
-            .is_some_and(|word| word.to != to && now < word.until)
-        {
+        if !sees_them || !servers.contains(&from) || self.me.standby {
             return false;
         }
-        *word = Some(Word {
-            to,
-            until: now + WORD_HOLDS,
-        });
-        true
+        // while this server asks for words itself, nobody gets its own
+        let Ok(mut word) = self.word.try_lock() else {
+            return false;
+        };
+        if !may_give(*word, self.me.server.id, from, &more.agreed) {
+            let has_it = word.unwrap_or_default();
+            self.say_once(
+                &format!("word of {has_it}"),
+                &Refused {
+                    reason: RefusedReason::Unexpected,
+                    sentence: format!(
+                        "this server has promised number {has_it} to form a cluster with it, and \
+                         that one is not here: start it; if it is gone for good, start all of these \
+                         servers anew with empty data directories"
+                    ),
+                },
+            );
+            return false;
+        }
+        self.give_word(&mut word, from).await
+    }
+
+    /// Puts the word on the disk; `false` when that fails.
+    async fn give_word(&self, word: &mut Option<u64>, to: u64) -> bool {
+        if *word == Some(to) {
+            return true;
+        }
+        let data_dir = self.data_dir.clone();
+        let written = spawn_blocking(move || identity::record_word(&data_dir, to)).await;
+        match written {
+            Ok(Ok(())) => {
+                *word = Some(to);
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(error = %chain(&error), "cannot note a promise");
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     /// Takes a server into the cluster, if this one leads.
     pub async fn take_in(
         &self,
-        raft: &Raft<Binding, Machine>,
+        leadership: &Leadership,
         greeting: &Greeting,
     ) -> Result<Joined, Refused> {
         let server = &greeting.hello.server;
         let members = self.me.members();
         let leader = self.me.leader();
-        if !raft.is_leader() {
+        if !leadership.raft.is_leader() {
             let leader = leader.and_then(|id| self.me.others().remove(&id));
             return Ok(Joined::NotLeader { leader });
         }
         if members.contains_key(&server.id) {
             return Ok(Joined::Done);
         }
-        if let Some(other) = members.values().find(|other| other.name == server.name) {
-            return Err(Refused {
-                reason: RefusedReason::NameTaken,
-                sentence: format!(
-                    "the cluster has a server named {} already, with number {} at {}: remove that \
-                     one first, or start this one under another name",
-                    other.name, other.id, other.address
-                ),
-            });
-        }
-        let peer = peer_of(greeting);
-        let taken = time::timeout(TAKE_IN_WAIT_MAX, raft.add_learner(server.id, peer, false));
-        match taken.await {
-            Ok(Ok(_)) => {
-                tracing::info!(
-                    server = server.id,
-                    name = server.name,
-                    "a server has joined"
-                );
+        let change = self.admission(leadership, greeting)?;
+        match leadership.carry_out(change).await {
+            Ok(()) => {
+                let (server, name) = (server.id, &server.name);
+                tracing::info!(server, name, "a server has joined");
                 Ok(Joined::Done)
             }
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
-                let leader = to.leader_id.and_then(|id| self.me.others().remove(&id));
+            Err(Changed::NotLeader { leader }) => {
+                let leader = leader.and_then(|id| self.me.others().remove(&id));
                 Ok(Joined::NotLeader { leader })
-            }
-            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-                ChangeMembershipError::InProgress(_),
-            )))) => Ok(Joined::Busy),
-            Ok(Err(error)) => {
-                tracing::debug!(error = %chain(&error), "cannot take a server in");
-                Ok(Joined::Busy)
             }
             Err(_) => Ok(Joined::Busy),
         }
+    }
+
+    /// What has to change for a server to come in, or why it may not.
+    fn admission(
+        &self,
+        leadership: &Leadership,
+        greeting: &Greeting,
+    ) -> Result<ChangeMembers<u64, Peer>, Refused> {
+        let refused = |reason, sentence| Err(Refused { reason, sentence });
+        let (server, more) = (&greeting.hello.server, &greeting.more);
+        let met = self.me.acquaintance(server.id);
+        let clock_ahead = met
+            .and_then(|met| met.said)
+            .and_then(|said| said.clock_ahead);
+        if let Some(micros) = clock_ahead
+            && micros.unsigned_abs() > CLOCK_SKEW_MAX.as_micros() as u64
+        {
+            return refused(
+                RefusedReason::Clock,
+                format!(
+                    "the clock of {} is {} s {} that of the leader, {}: set the clocks of all \
+                     servers (with NTP, say), then it joins by itself",
+                    server.name,
+                    micros.unsigned_abs() / 1_000_000,
+                    if micros > 0 { "ahead of" } else { "behind" },
+                    self.me.server.name,
+                ),
+            );
+        }
+        let peers = self.me.peers();
+        let replaced = more.replaces.filter(|old| peers.contains_key(old));
+        let same_name = |(id, peer): &(&u64, &Peer)| {
+            let goes = |old: u64| {
+                **id == old
+                    || peers
+                        .get(&old)
+                        .is_some_and(|old| old.replaces == Some(**id))
+            };
+            peer.name == server.name && !replaced.is_some_and(goes)
+        };
+        if let Some((id, other)) = peers.iter().find(same_name) {
+            return refused(
+                RefusedReason::NameTaken,
+                format!(
+                    "the cluster has a server named {0} already, with number {id} at {1}. If this is \
+                     that one without its data: `tidings server remove {0}` on one of the others \
+                     lets it join as a new server. If it is another, start it under another name. \
+                     (A server whose data is damaged is brought back by `tidings rebuild`, which \
+                     keeps its place.)",
+                    other.name, other.address
+                ),
+            );
+        }
+        let Some(old) = replaced else {
+            let peer = Peer {
+                replaces: None,
+                ..peer_of(greeting)
+            };
+            return Ok(ChangeMembers::AddNodes(BTreeMap::from([(server.id, peer)])));
+        };
+        if leadership.is_here(old) {
+            return refused(
+                RefusedReason::Alive,
+                format!(
+                    "{} is to take the place of number {old}, which is still there: stop that one \
+                     first",
+                    server.name
+                ),
+            );
+        }
+        // One that was to take the place of another, and is lost as well before it could.
+        let before = peers.get(&old).and_then(|old| old.replaces);
+        let had_vote = leadership.votes(before.unwrap_or(old));
+        let peer = Peer {
+            replaces: Some(before.unwrap_or(old)),
+            standby: more.standby && !had_vote,
+            ..peer_of(greeting)
+        };
+        let add = ChangeMembers::AddNodes(BTreeMap::from([(server.id, peer)]));
+        Ok(match before {
+            Some(_) => {
+                let remove = ChangeMembers::RemoveNodes(BTreeSet::from([old]));
+                ChangeMembers::Batch(vec![remove, add])
+            }
+            None => add,
+        })
     }
 
     /// Greets everybody again and again, until this server is in a cluster; then less often.
@@ -177,7 +301,9 @@ impl Formation {
         loop {
             let met = self.greet(&join).await;
             let is_member = self.me.is_member();
-            if !is_member {
+            if is_member {
+                self.note_member(&raft).await;
+            } else if !self.was_member() {
                 self.become_member(&raft, met).await;
             }
             let wait = match is_member {
@@ -185,6 +311,30 @@ impl Formation {
                 false => ROUND_INTERVAL,
             };
             time::sleep(wait).await;
+        }
+    }
+
+    /// Notes that this server was in the cluster once: it does not come back by itself when somebody
+    /// removes it.
+    ///
+    /// Once that is committed: an admission that only stands in its log goes with the leader that wrote
+    /// it, and is asked for again.
+    async fn note_member(&self, raft: &Raft<Binding, Machine>) {
+        if self.was_member() {
+            return;
+        }
+        let id = self.me.server.id;
+        let admitted = raft.with_raft_state(move |state| {
+            let committed = state.membership_state.committed();
+            committed.membership().get_node(&id).is_some()
+        });
+        if !admitted.await.unwrap_or(false) {
+            return;
+        }
+        let (data_dir, id) = (self.data_dir.clone(), self.me.server.id);
+        let noted = spawn_blocking(move || identity::record_member(&data_dir, id)).await;
+        if matches!(noted, Ok(Ok(()))) {
+            self.was_member.store(true, Ordering::Relaxed);
         }
     }
 
@@ -282,12 +432,16 @@ impl Formation {
             let kinds = (kind::JOIN, kind::JOINED);
             let wait_max = TAKE_IN_WAIT_MAX + ANSWER_WAIT_MAX;
             match met.connection.ask(kinds, &Join {}, wait_max).await {
-                Ok(Joined::Done | Joined::Busy) => return,
+                Ok(Joined::Done | Joined::Busy) => {
+                    self.me.set_not_admitted(None);
+                    return;
+                }
                 Ok(Joined::NotLeader { leader }) => {
                     leader.iter().for_each(|leader| self.me.hear_of(leader, ""));
                 }
                 Err(CallError::Refused(refused)) => {
                     self.say_once(&met.hello().server.address, &refused);
+                    self.me.set_not_admitted(Some(refused.sentence));
                     return;
                 }
                 Err(error) => tracing::debug!(%error, "no answer to the wish to join"),
@@ -319,24 +473,32 @@ impl Formation {
         fresh: &BTreeSet<u64>,
         met: &BTreeMap<u64, Met>,
     ) {
-        if !self.give_word(self.me.server.id) {
+        let own_id = self.me.server.id;
+        let mut word = self.word.lock().await;
+        let may_ask = may_give(*word, own_id, own_id, &[]);
+        if !may_ask || !self.give_word(&mut word, own_id).await {
             return;
         }
-        let begun = Instant::now();
-        let question = Form {
+        let form = Form {
             servers: fresh.iter().copied().collect(),
         };
-        let others = fresh.iter().filter_map(|id| met.get(id));
-        let words = join_all(others.map(|met| {
-            let kinds = (kind::FORM, kind::FORMED);
-            met.connection
-                .ask::<_, Formed>(kinds, &question, ANSWER_WAIT_MAX)
-        }));
-        let all_agree = words
-            .await
-            .into_iter()
-            .all(|word| word.is_ok_and(|word| word.agreed));
-        if !all_agree || begun.elapsed() > WORDS_WAIT_MAX {
+        // Whoever has promised itself to one that agrees now is asked once more, and told.
+        let mut agreed = BTreeSet::from([own_id]);
+        for _ in 0..2 {
+            let more = FormMore {
+                agreed: agreed.iter().copied().collect(),
+            };
+            let missing = fresh.difference(&agreed).filter_map(|id| met.get(id));
+            let asked = missing.map(|met| {
+                let (form, more) = (&form, &more);
+                async move {
+                    let gives = met.gives_word(form, more).await;
+                    gives.then_some(met.hello().server.id)
+                }
+            });
+            agreed.extend(join_all(asked).await.into_iter().flatten());
+        }
+        if agreed != *fresh {
             return;
         }
         let own = self.me.greeting();
@@ -350,5 +512,25 @@ impl Formation {
             // somebody else was quicker
             Err(error) => tracing::info!(error = %chain(&error), "no cluster formed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_passes_on_only_when_it_was_not_used() {
+        let (own, first, second) = (3, 1, 2);
+        assert!(may_give(None, own, first, &[]));
+        assert!(may_give(Some(first), own, first, &[]), "again");
+        // the first may have begun a cluster and gone
+        assert!(!may_give(Some(first), own, second, &[second]));
+        // it has not: it gives its own word
+        assert!(may_give(Some(first), own, second, &[second, first]));
+        assert!(
+            may_give(Some(own), own, second, &[]),
+            "its own attempt is over"
+        );
     }
 }

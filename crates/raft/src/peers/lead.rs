@@ -1,15 +1,15 @@
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use openraft::{ChangeMembers, Raft, ReadPolicy, async_runtime::WatchReceiver};
+use openraft::{ChangeMembers, Raft, ReadPolicy};
 use tidings_timeline::{CommandGroup, Settings, TimelineId};
 use tokio::{
     sync::oneshot,
     time::{self, MissedTickBehavior},
 };
 
+use super::change::Leadership;
 use crate::{
     binding::Binding,
-    error::chain,
     machine::{Machine, MachineShared},
     queue::{Queue, Waiting},
 };
@@ -18,12 +18,10 @@ use crate::{
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Entries that a server may lack and still be called caught up.
 const LAG_ENTRIES_MAX: u64 = 16;
-/// How long a change of the members may take before it is looked at again.
-const CHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
-
 /// What a leader does beside leading: it founds the timeline, records the settings, and gives a vote
 /// to servers that have caught up.
 pub(crate) struct Lead {
+    pub leadership: Arc<Leadership>,
     pub raft: Raft<Binding, Machine>,
     pub machine: Arc<MachineShared>,
     pub queue: Arc<Queue>,
@@ -51,6 +49,7 @@ impl Lead {
                 self.settle().await;
             }
             self.promote().await;
+            self.record_moves().await;
         }
     }
 
@@ -94,32 +93,34 @@ impl Lead {
         self.queue.push(group).await.is_ok() && matches!(answered.await, Ok(Ok(_)))
     }
 
-    /// Gives the vote to a server that has the log.
+    /// Gives the vote to servers that have the log, and lets them take the place of those that they
+    /// replace.
     async fn promote(&self) {
-        let caught_up: BTreeSet<u64> = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let members = metrics.membership_config.membership();
-            let Some(replication) = &metrics.replication else {
-                return;
-            };
-            let has_the_log = |id: &u64| {
-                let has = replication.get(id).and_then(Option::as_ref);
-                has.is_some_and(|has| Some(has.index + LAG_ENTRIES_MAX) >= metrics.last_log_index)
-            };
-            let stands_by = |id: &u64| members.get_node(id).is_some_and(|peer| peer.standby);
-            let waiting = members.learner_ids().filter(|id| !stands_by(id));
-            waiting.filter(has_the_log).collect()
-        };
-        if caught_up.is_empty() {
+        let changes = self.leadership.promotions(LAG_ENTRIES_MAX);
+        if changes.is_empty() {
             return;
         }
-        let change = ChangeMembers::AddVoterIds(caught_up.clone());
-        let changed = time::timeout(CHANGE_WAIT_MAX, self.raft.change_membership(change, true));
-        match changed.await {
-            Ok(Ok(_)) => tracing::info!(servers = ?caught_up, "servers may vote"),
-            Ok(Err(error)) => tracing::debug!(error = %chain(&error), "no vote given yet"),
-            Err(_) => tracing::warn!(servers = ?caught_up, "giving servers a vote takes long"),
+        let change = ChangeMembers::Batch(changes);
+        match self.leadership.carry_out(change).await {
+            Ok(()) => tracing::info!("servers have caught up and take their places"),
+            // tried again at the next look
+            Err(changed) => tracing::debug!(?changed, "no vote given yet"),
+        }
+    }
+
+    /// Records where servers are, when they have moved.
+    async fn record_moves(&self) {
+        let moved = self.leadership.moved();
+        if moved.is_empty() {
+            return;
+        }
+        match self
+            .leadership
+            .carry_out(ChangeMembers::SetNodes(moved.clone()))
+            .await
+        {
+            Ok(()) => tracing::info!(servers = ?moved, "servers have moved"),
+            Err(changed) => tracing::debug!(?changed, "a move is not recorded yet"),
         }
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Me {
     known: Mutex<Acquaintances>,
     /// The fresh servers that answered in the last round, this one among them while it is fresh.
     fresh: Mutex<BTreeSet<u64>>,
+    /// Why the cluster does not take this server in, as it said last.
+    not_admitted: Mutex<Option<String>>,
     /// The leader that was last heard, and when.
     heard: Mutex<Option<(u64, Instant)>>,
     /// Whether the leader knows nothing of this server, which was never a member for good: it is to
@@ -85,6 +87,7 @@ impl Me {
             machine,
             metrics: OnceLock::new(),
             known: Mutex::default(),
+            not_admitted: Mutex::default(),
             heard: Mutex::default(),
         }
     }
@@ -172,8 +175,19 @@ impl Me {
         *self.fresh.lock() = fresh;
     }
 
+    /// Takes note of what the cluster answers to the wish to join.
+    pub fn set_not_admitted(&self, refused: Option<String>) {
+        *self.not_admitted.lock() = refused;
+    }
+
     /// Whom this server waits for before it is in a cluster; `None` once it is.
     pub fn waits_for(&self) -> Option<WaitsFor> {
+        if self.members().contains_key(&self.server.id) {
+            return None;
+        }
+        if let Some(refused) = self.not_admitted.lock().clone() {
+            return Some(WaitsFor::Admission { refused });
+        }
         match self.stage() {
             Stage::Member => None,
             Stage::Begun => Some(WaitsFor::Cluster),

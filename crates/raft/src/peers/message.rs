@@ -377,6 +377,13 @@ pub(crate) struct Form {
     pub servers: Vec<u64>,
 }
 
+/// From version 2 on it follows the `Form`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FormMore {
+    /// Those who have given their word to the server that asks.
+    pub agreed: Vec<u64>,
+}
+
 /// Whether the word is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Formed {
@@ -587,6 +594,12 @@ mod tests {
                 known_http: vec![(300, "k".into())],
             },
             b"\x01h\x01\x01\x07\x01\x03\x04\x01\xac\x02\x01k",
+        );
+        pinned(
+            FormMore {
+                agreed: vec![1, 300],
+            },
+            &[2, 1, 0xac, 2],
         );
         let server = || "n".to_owned();
         pinned(Change::Remove { server: server() }, b"\x00\x01n");

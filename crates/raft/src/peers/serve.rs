@@ -2,7 +2,10 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use openraft::{Raft, raft::AppendEntriesResponse};
+use openraft::{
+    Raft,
+    raft::{AppendEntriesResponse, TransferLeaderRequest},
+};
 use serde::Serialize;
 use tokio::{
     io::{AsyncWriteExt, BufReader, BufWriter},
@@ -19,7 +22,7 @@ use super::{
     frame::{Frame, FrameError, SMALL_BODY_BYTES_MAX, read_frame, write_frame},
     me::Me,
     message::{
-        Find, Form, Formed, Greeting, Propose, Refused, RefusedReason, bytes_max, decode,
+        Find, Form, FormMore, Formed, Greeting, Propose, Refused, RefusedReason, bytes_max, decode,
         decode_with, encode, kind,
     },
     transfer::{Chunk, Receiver, Writing},
@@ -43,6 +46,9 @@ const REQUEST_BYTES_MAX: usize = 64 << 20;
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// A peer that takes none of its answers for so long is cut.
 const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a server that is to lead waits for the last entries of the one before. Less than it takes
+/// until the others elect.
+const LOG_WAIT_MAX: Duration = Duration::from_millis(400);
 /// How long accepting waits after it failed, for instance for want of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -312,19 +318,23 @@ impl Service {
             kind::TRANSFER => {
                 let transfer = decode(&body).map_err(|error| malformed(&error))?;
                 let transfer = convert::transfer_of(transfer).map_err(|error| malformed(&error))?;
+                self.wait_for_log(&transfer).await;
                 let transferred = self.raft.handle_transfer_leader(transfer).await;
                 let transferred = transferred.map_err(|error| stopped(&error))?;
                 reply(kind::TRANSFERRED, &convert::transferred(&transferred))
             }
             kind::JOIN => {
-                let joined = self.formation.take_in(&self.raft, greeting).await?;
+                let joined = self.formation.take_in(&self.leadership, greeting).await?;
                 reply(kind::JOINED, &joined)
             }
             kind::FORM => {
-                let form: Form = decode(&body).map_err(|error| malformed(&error))?;
-                let agreed = self
-                    .formation
-                    .agree(greeting.hello.server.id, &form.servers);
+                let (form, rest) = decode_with::<Form>(&body).map_err(|error| malformed(&error))?;
+                let more = match rest.is_empty() {
+                    true => FormMore::default(),
+                    false => decode(&rest).map_err(|error| malformed(&error))?,
+                };
+                let from = greeting.hello.server.id;
+                let agreed = self.formation.agree(from, &form, &more).await;
                 reply(kind::FORMED, &Formed { agreed })
             }
             kind::OFFER => {
@@ -356,6 +366,19 @@ impl Service {
     async fn enqueue_chunk(&self, body: &Bytes) -> Result<Writing, Refused> {
         let (chunk, bytes) = decode_with::<Chunk>(body).map_err(|error| malformed(&error))?;
         self.receiver.enqueue(chunk, bytes).await
+    }
+
+    /// Waits a little for the entries that a new leader must have: they come over another connection
+    /// than the request to lead, which the engine would ignore without them.
+    async fn wait_for_log(&self, transfer: &TransferLeaderRequest<Binding>) {
+        if *transfer.to_node_id() != self.me.server.id {
+            return;
+        }
+        let needed = transfer.last_log_id().map(|id| id.index);
+        let wait = self.raft.wait(Some(LOG_WAIT_MAX));
+        let has = wait.metrics(|metrics| metrics.last_log_index >= needed, "has the log");
+        // without them the engine ignores it, and the servers elect
+        let _ = has.await;
     }
 
     /// Gives commands their place in the order, if this server leads.

@@ -7,6 +7,7 @@ use tokio::time;
 
 use super::{
     connection::CallError,
+    formation::Formation,
     link::Links,
     message::{Standing, Stands, VERSION_MEMBERS, kind},
 };
@@ -34,6 +35,7 @@ pub(crate) struct StandingWatch {
     pub links: Arc<Links>,
     pub raft: Raft<Binding, Machine>,
     pub queue: Arc<Queue>,
+    pub formation: Arc<Formation>,
     pub fault: Fault,
     pub data_dir: PathBuf,
 }
@@ -49,7 +51,7 @@ impl StandingWatch {
                 continue;
             }
             // with an empty log it never belonged to anybody
-            if me.members().is_empty() {
+            if me.members().is_empty() && !self.formation.was_member() {
                 continue;
             }
             let others: Vec<u64> = me.others().into_keys().collect();

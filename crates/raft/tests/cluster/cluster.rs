@@ -14,7 +14,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::proxy::Proxy;
+use crate::{network::Network, proxy::Proxy};
 
 /// How long anything may take, on a slow machine that does other things as well.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -70,41 +70,52 @@ impl Server {
 
     /// Starts on a free port; where that is comes along.
     pub async fn start(&self, expect: u32, join: &[String]) -> (Replica, String) {
+        self.try_start(expect, join, |_| {}).await.unwrap()
+    }
+
+    /// As [`Server::start`], with something changed.
+    pub async fn try_start(
+        &self,
+        expect: u32,
+        join: &[String],
+        adjust: impl FnOnce(&mut PeersConfig),
+    ) -> Result<(Replica, String), OpenError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        (
-            self.start_at(listener, &address, expect, join).await,
-            address,
-        )
+        let mut peers = self.peers(listener, &address, expect, join);
+        adjust(&mut peers);
+        let replica = Replica::open_with_peers(self.config(), peers).await?;
+        Ok((replica, address))
+    }
+
+    /// Starts where a network that can be cut leads.
+    pub async fn start_on(&self, network: &Arc<Network>, join: &[String]) -> (Replica, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peers = self.peers(unused, &address, 3, join);
+        peers.transport = network.transport(listener, &address);
+        let replica = Replica::open_with_peers(self.config(), peers).await;
+        (replica.unwrap(), address)
     }
 
     /// Starts behind a proxy, which the others go through.
     pub async fn start_behind(&self, proxy: &Proxy, join: &[String]) -> Replica {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         proxy.lead_to(listener.local_addr().unwrap());
-        self.start_at(listener, &proxy.address, 3, join).await
+        let peers = self.peers(listener, &proxy.address, 3, join);
+        let replica = Replica::open_with_peers(self.config(), peers).await;
+        replica.unwrap()
     }
 
-    async fn start_at(
+    fn peers(
         &self,
         listener: TcpListener,
         address: &str,
         expect: u32,
         join: &[String],
-    ) -> Replica {
-        self.try_start_at(listener, address, expect, join)
-            .await
-            .unwrap()
-    }
-
-    pub async fn try_start_at(
-        &self,
-        listener: TcpListener,
-        address: &str,
-        expect: u32,
-        join: &[String],
-    ) -> Result<Replica, OpenError> {
-        let peers = PeersConfig {
+    ) -> PeersConfig {
+        PeersConfig {
             transport: TcpTransport::shared(listener, address),
             tls: None,
             advertise: address.to_owned(),
@@ -114,8 +125,7 @@ impl Server {
             standby: false,
             replaces: None,
             version_max: None,
-        };
-        Replica::open_with_peers(self.config(), peers).await
+        }
     }
 }
 
@@ -246,9 +256,14 @@ pub fn history(server: &Server) -> Vec<(String, Vec<u8>)> {
         .unwrap()
         .map(|file| file.unwrap().path())
         .filter(|path| path.extension().is_some_and(|kind| kind == "ndjson"))
-        .map(|path| {
+        .filter_map(|path| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            (name, std::fs::read(path).unwrap())
+            match std::fs::read(path) {
+                Ok(bytes) => Some((name, bytes)),
+                // retention has removed it since it was listed
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => panic!("{error}"),
+            }
         })
         .collect();
     files.sort();
