@@ -16,6 +16,7 @@
 
 mod batch;
 mod broker;
+mod check;
 mod codec;
 mod command;
 mod dedupe;
@@ -32,6 +33,7 @@ mod timeline_id;
 
 pub use batch::{Batch, BatchError};
 pub use broker::{Broker, BrokerConfig, BrokerStats, Slice, Subscription, SubscriptionEnd};
+pub use check::{CommandsError, check_commands};
 pub use command::{CommandGroup, Commands, EntryChange};
 pub use frame_batch::{FrameBatch, Routes};
 pub use history_reader::{HistoryError, HistoryRead, HistoryReader};

@@ -9,7 +9,7 @@ use openraft::raft::{
 };
 use tidings_event::Index;
 use tidings_store::LogRecord;
-use tidings_timeline::{Outcome, Refusal};
+use tidings_timeline::{CommandsError, Outcome, Refusal};
 
 use super::{
     frame::Parts,
@@ -38,8 +38,8 @@ pub(crate) enum MessageError {
     Length { announced: u64, found: usize },
     #[error("a log is said to differ before its beginning")]
     Conflict,
-    #[error("{announced} commands are announced, and others follow")]
-    Commands { announced: u32 },
+    #[error("these are no commands for the log; a server of another version may have sent them")]
+    Commands(#[from] CommandsError),
 }
 
 pub(crate) fn ballot_bytes(ballot: &Ballot) -> BallotBytes {
@@ -228,28 +228,13 @@ pub(crate) fn transferred_of(
 
 // === commands ===
 
-/// Checks that `commands` are as many as announced: the outcomes of a batch are handed out by these
-/// numbers, and a wrong one would give everybody the answers of others.
+/// Checks commands of another server by their content: what is in the log stops every server that
+/// cannot apply it.
 pub(crate) fn check_commands(announced: u32, commands: &Bytes) -> Result<(), MessageError> {
-    const HEAD_BYTES: usize = 5;
-    let wrong = MessageError::Commands { announced };
-    let mut rest = &commands[..];
-    let mut found = 0;
-    while !rest.is_empty() {
-        let Some((&[_, b0, b1, b2, b3], body)) = rest.split_first_chunk::<HEAD_BYTES>() else {
-            return Err(wrong);
-        };
-        let bytes = u32::from_le_bytes([b0, b1, b2, b3]) as usize;
-        let Some(after) = body.get(bytes..) else {
-            return Err(wrong);
-        };
-        rest = after;
-        found += 1;
-    }
-    match found == announced && found > 0 {
-        true => Ok(()),
-        false => Err(wrong),
-    }
+    Ok(tidings_timeline::check_commands(
+        commands,
+        announced as usize,
+    )?)
 }
 
 pub(crate) fn proposed(result: Result<Vec<Outcome>, ProposeError>) -> Proposed {

@@ -71,6 +71,26 @@ async fn garbage_is_refused_with_a_sentence_and_changes_nothing() {
         assert!(!server.data_dir().join("incoming").exists());
     }
 
+    // commands that no server could apply, for whoever leads
+    let leader = cluster.leader().await;
+    let commands: [&[u8]; 4] = [
+        // of a kind that there is not
+        &[1, 0, 99, 0, 0, 0, 0],
+        // a transaction that is cut
+        &[1, 0, 1, 4, 0, 0, 0, 1, 0, 0, 0],
+        // settings that are none
+        &[1, 0, 4, 2, 0, 0, 0, b'{', b'!'],
+        // one, where two are announced
+        &[2, 0, 5, 0, 0, 0, 0],
+    ];
+    for commands in commands {
+        let refused = answer_to(&cluster.addresses[leader], &hello, &frame(11, commands)).await;
+        assert!(refused.contains("no commands for the log"), "{refused}");
+    }
+    for replica in &cluster.replicas {
+        assert_eq!(replica.status().damaged, None);
+    }
+
     publish_one(&cluster.replicas[1], "after").await;
     cluster.check_one_history().await;
     assert_eq!(cluster.replicas[0].status().members.len(), 3);
