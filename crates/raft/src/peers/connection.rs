@@ -92,8 +92,11 @@ struct Waiting {
     answers: BTreeMap<u32, oneshot::Sender<Frame>>,
     /// Why nothing more comes.
     ended: Option<Arc<str>>,
-    /// When the last frame came, or the first request after a pause went.
+    /// When the last frame came, or a request after a pause went.
     heard: Instant,
+    /// Since when something was asked and nothing at all has come, whether the question was given up
+    /// meanwhile or not: signs of life are given up long before a connection counts as dead.
+    silent_since: Option<Instant>,
 }
 
 /// An answer that is on its way. Dropped: nobody waits for it any more.
@@ -133,6 +136,7 @@ impl Connection {
             answers: BTreeMap::new(),
             ended: None,
             heard: Instant::now(),
+            silent_since: None,
         }));
         let (outgoing, queue) = mpsc::channel(REQUESTS_MAX);
         let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
@@ -164,8 +168,9 @@ impl Connection {
     /// Whether a request can be sent.
     pub fn is_open(&self) -> bool {
         let waiting = self.waiting.lock();
-        let silent = !waiting.answers.is_empty() && waiting.heard.elapsed() > SILENCE_MAX;
-        waiting.ended.is_none() && !silent
+        let silent_since = waiting.silent_since;
+        let is_silent = silent_since.is_some_and(|since| since.elapsed() > SILENCE_MAX);
+        waiting.ended.is_none() && !is_silent
     }
 
     /// How long nothing has been asked or answered.
@@ -212,9 +217,11 @@ impl Connection {
                     reason: reason.clone(),
                 });
             }
+            let now = Instant::now();
             if waiting.answers.is_empty() {
-                waiting.heard = Instant::now();
+                waiting.heard = now;
             }
+            waiting.silent_since.get_or_insert(now);
             waiting.answers.insert(request, answer);
         }
         place.send(Outgoing {
@@ -386,12 +393,14 @@ async fn read_all<R: AsyncRead + Unpin>(mut reader: BufReader<R>, waiting: Arc<M
                 }
             }
             Ok(Some(frame)) => {
+                let now = Instant::now();
                 let mut waiting = waiting.lock();
-                waiting.heard = Instant::now();
+                waiting.heard = now;
                 // whoever asked may have gone
                 if let Some(answer) = waiting.answers.remove(&frame.request) {
                     let _ = answer.send(frame);
                 }
+                waiting.silent_since = (!waiting.answers.is_empty()).then_some(now);
                 continue;
             }
             Ok(None) => "the other server has closed the connection".to_owned(),
