@@ -67,6 +67,43 @@ async fn forwarded_groups_keep_their_order() {
     cluster.shutdown().await;
 }
 
+/// As during an update, with any of the three still at the former version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_of_neighbouring_versions_hold_one_timeline() {
+    let mut cluster = Cluster {
+        servers: Vec::new(),
+        replicas: Vec::new(),
+        addresses: Vec::new(),
+    };
+    for (name, version) in [("a", None), ("b", Some(1)), ("c", Some(2))] {
+        let server = Server::new(name);
+        let first: Vec<String> = cluster.addresses.iter().take(1).cloned().collect();
+        let started = server.try_start(3, &first, |peers| peers.version_max = version);
+        let (replica, address) = started.await.unwrap();
+        cluster.servers.push(server);
+        cluster.replicas.push(replica);
+        cluster.addresses.push(address);
+    }
+    for replica in &cluster.replicas {
+        in_time("the cluster has formed", replica.ready()).await;
+    }
+    for (n, name) in ["b", "c", "a"].iter().enumerate() {
+        for replica in &cluster.replicas {
+            publish_one(replica, &format!("by {name} {n}")).await;
+        }
+        // with each of them as leader; one of version 1 cannot be asked for it by others
+        let leader = cluster.leader().await;
+        let given = cluster.replicas[leader].transfer_leader(Some(name));
+        in_time("the lead is given", given).await.unwrap();
+        until("somebody leads", || {
+            cluster.replicas.iter().any(|r| r.is_leader())
+        })
+        .await;
+    }
+    cluster.check_one_history().await;
+    cluster.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fourth_server_joins_and_gets_a_vote() {
     let mut cluster = Cluster::of_three().await;

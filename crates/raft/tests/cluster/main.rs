@@ -13,3 +13,4 @@ mod partition;
 mod proxy;
 mod refuse;
 mod snapshot;
+mod tls;
