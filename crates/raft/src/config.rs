@@ -95,6 +95,9 @@ pub struct QueueLimits {
     pub group_bytes_max: usize,
     /// How long a caller waits for a place among the groups before it is told to come back.
     pub wait_max: Duration,
+    /// How long recording may take before the caller is told that nobody knows what became of it: a
+    /// leader that is cut off from the others may never find out. Far longer than a busy disk takes.
+    pub answer_wait_max: Duration,
     /// What a caller that is sent away is told to wait.
     pub retry_after: Duration,
     /// Bytes of one log entry; a larger group is an entry of its own.
@@ -117,6 +120,7 @@ impl Default for QueueLimits {
             bytes_max: 64 * MIB,
             group_bytes_max: 8 * MIB,
             wait_max: Duration::from_secs(1),
+            answer_wait_max: Duration::from_secs(30),
             retry_after: Duration::from_secs(1),
             batch_bytes_max: MIB,
             batch_groups_max: 4096,

@@ -66,6 +66,7 @@ pub struct Replica {
 struct Inner {
     node_id: u64,
     in_flight_max: usize,
+    answer_wait_max: Duration,
     raft: Raft<Binding, Machine>,
     machine: Arc<MachineShared>,
     queue: Arc<Queue>,
@@ -177,6 +178,7 @@ impl Replica {
         peers: Option<PeersConfig>,
     ) -> Result<Replica, OpenError> {
         let (node_id, in_flight_max) = (config.node_id, config.queue.in_flight_max);
+        let answer_wait_max = config.queue.answer_wait_max;
         let home = Handle::current();
         // Opening reads files and waits for them: not on a thread that others need.
         let started = tidings_host::spawn_blocking_future(&home, {
@@ -218,6 +220,7 @@ impl Replica {
             inner: Arc::new(Inner {
                 node_id,
                 in_flight_max,
+                answer_wait_max,
                 raft,
                 machine,
                 queue,
@@ -376,6 +379,7 @@ impl Replica {
             }
         }
         let (answer, answered) = oneshot::channel();
+        let answer_wait_max = self.inner.answer_wait_max;
         if waits {
             let commands = group.len();
             let group = Waiting {
@@ -390,10 +394,10 @@ impl Replica {
             if !waits {
                 return Ok(Vec::new());
             }
-            match answered.await {
-                Ok(outcomes) => outcomes,
-                // the engine went without an answer
-                Err(_) => Err(ProposeError::Unknown { leader: None }),
+            match time::timeout(answer_wait_max, answered).await {
+                Ok(Ok(outcomes)) => outcomes,
+                // too long, or the engine went without an answer
+                Err(_) | Ok(Err(_)) => Err(ProposeError::Unknown { leader: None }),
             }
         }))
     }

@@ -293,6 +293,7 @@ fn start_peers(
             me,
             links,
             leadership,
+            answer_wait_max: config.queue.answer_wait_max,
             retry_after: config.queue.retry_after,
         },
     }

@@ -13,14 +13,13 @@ use super::{
 };
 use crate::{error::ProposeError, replica::Submitted};
 
-/// How long the leader may take to record commands.
-const RECORD_WAIT_MAX: Duration = Duration::from_secs(30);
-
 /// Brings commands to the server that leads.
 pub(crate) struct Forwarder {
     pub me: Arc<Me>,
     pub links: Arc<Links>,
     pub leadership: Arc<Leadership>,
+    /// How long the leader may take to record commands.
+    pub answer_wait_max: Duration,
     /// What a caller is told to wait when too much is on its way.
     pub retry_after: Duration,
 }
@@ -80,9 +79,10 @@ impl Forwarder {
                 });
             }
         };
+        let answer_wait_max = self.answer_wait_max;
         Ok(Box::pin(async move {
             match answer
-                .decoded::<Proposed>(kind::PROPOSED, RECORD_WAIT_MAX)
+                .decoded::<Proposed>(kind::PROPOSED, answer_wait_max)
                 .await
             {
                 Ok(proposed) => convert::propose_result(proposed),

@@ -24,6 +24,7 @@ pub struct Server {
     pub name: String,
     pub settings: Option<Settings>,
     pub disk: DiskLimits,
+    pub answer_wait_max: Duration,
 }
 
 impl Server {
@@ -32,6 +33,7 @@ impl Server {
             dir: tempfile::tempdir().unwrap(),
             name: name.to_owned(),
             settings: None,
+            answer_wait_max: QueueLimits::default().answer_wait_max,
             disk: DiskLimits {
                 free_reserve: 0,
                 ..DiskLimits::default()
@@ -60,7 +62,10 @@ impl Server {
             node_id: 0,
             node_name: self.name.clone(),
             settings: self.settings.clone(),
-            queue: QueueLimits::default(),
+            queue: QueueLimits {
+                answer_wait_max: self.answer_wait_max,
+                ..QueueLimits::default()
+            },
             disk: self.disk.clone(),
             broker: BrokerConfig::default(),
             verify: VerifyHistory::All,

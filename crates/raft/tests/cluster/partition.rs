@@ -1,15 +1,17 @@
 use std::{sync::Arc, time::Duration};
 
-use tidings_raft::Role;
+use tidings_raft::{ProposeError, Role};
 use tokio::time;
 
 use crate::{
-    cluster::{Cluster, Server, count, in_time, publish_one, until},
+    cluster::{Cluster, Server, count, in_time, publish, publish_one, until},
     network::Network,
 };
 
 /// Long enough for an election to be held if one can be.
 const SEVERAL_ELECTIONS: Duration = Duration::from_secs(3);
+/// How long recording may take in these tests.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(4);
 /// Longer than a connection may be silent before another takes its place, on a busy machine.
 const CAUGHT_UP_WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -21,7 +23,8 @@ async fn on_a_network() -> (Cluster, Arc<Network>) {
         addresses: Vec::new(),
     };
     for name in ["a", "b", "c"] {
-        let server = Server::new(name);
+        let mut server = Server::new(name);
+        server.answer_wait_max = ANSWER_WAIT_MAX;
         let first: Vec<String> = cluster.addresses.iter().take(1).cloned().collect();
         let (replica, address) = server.start_on(&network, &first).await;
         cluster.servers.push(server);
@@ -42,6 +45,17 @@ async fn a_leader_that_is_cut_off_is_replaced_and_follows_when_it_is_back() {
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     publish_one(&cluster.replicas[leader], "before").await;
     network.cut_off(&cluster.addresses[leader], &cluster.addresses);
+    // nobody will ever confirm it, and the caller is not left to wait
+    let hopeless = cluster.replicas[leader].propose(publish("hopeless"));
+    let answered = time::timeout(ANSWER_WAIT_MAX * 3, hopeless).await;
+    let answered = answered.expect("an answer in time");
+    assert!(
+        matches!(
+            answered,
+            Err(ProposeError::Unknown { .. } | ProposeError::NotLeader { .. })
+        ),
+        "{answered:?}"
+    );
     let newly_led = || {
         others
             .iter()
