@@ -334,8 +334,17 @@ pub(crate) async fn exchange(
         write_frame(writer, kind, 0, &[body]).await?;
         writer.flush().await
     };
-    said.await.map_err(unreachable(address))?;
-    let frame = match read_frame(reader, bytes_max).await {
+    let said = said.await;
+    // Whoever does not take this server's certificate closes while it still speaks: what it said before
+    // that is the better reason.
+    let frame = match (read_frame(reader, bytes_max).await, said) {
+        (Err(FrameError::Io(error)), Err(not_said)) if !tls::explains(&error) => {
+            return Err(unreachable(address)(not_said));
+        }
+        (Ok(None), Err(not_said)) => return Err(unreachable(address)(not_said)),
+        (answer, _) => answer,
+    };
+    let frame = match frame {
         Ok(Some(frame)) => frame,
         Ok(None) => {
             return Err(CallError::not_sent(format_args!(

@@ -209,6 +209,12 @@ pub(crate) fn reason(error: &io::Error) -> String {
     }
 }
 
+/// Whether an error of a connection is one of TLS, which says what is wrong.
+pub(crate) fn explains(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some())
+}
+
 /// Checks all of a certificate but the name.
 #[derive(Debug)]
 struct AnyName(Arc<WebPkiServerVerifier>);
