@@ -113,9 +113,9 @@ fn a_name_that_is_taken_is_refused_to_an_empty_disk() -> Result<()> {
     cluster.servers[2].kill()?;
     let join = cluster.peer_addresses();
     let second = Agent::launch(server_options("server-2", 0, &join[..2], None))?;
-    second.await_log("start this one under another name", 1)?;
+    second.await_log("start it under another name", 1)?;
     ensure!(
-        second.log().contains("remove that one first"),
+        second.log().contains("`tidings server remove server-2`"),
         "it is not told what else it could do: {}",
         second.log()
     );
