@@ -668,7 +668,8 @@ fn schemas() -> Value {
                     "Newest": { "type": "integer", "description": "index_ahead: the newest frame." },
                 } } } },
         "Status": { "type": "object",
-            "required": ["Version", "Node", "Role", "Servers", "Ready", "Timeline", "Log", "Storage", "Http", "Settings"],
+            "description": "An agent that holds no timeline tells of Timeline its id and newest index alone, nothing of Term, Leader, Servers, Log, Storage and Settings, and besides of Spool and Relay.",
+            "required": ["Version", "Node", "Role", "Ready", "Timeline", "Http"],
             "properties": {
                 "Version": string(), "Node": string(), "Region": string(),
                 "UptimeSeconds": integer(), "Role": string(), "Term": integer(),
@@ -679,6 +680,7 @@ fn schemas() -> Value {
                 "Timeline": { "type": "object" }, "Log": { "type": "object" },
                 "Storage": { "type": "object" }, "Http": { "type": "object" },
                 "Settings": { "type": "object" },
+                "Spool": { "type": "object" }, "Relay": { "type": "object" },
             } },
     })
 }

@@ -35,39 +35,8 @@ fn describe(app: &App) -> Value {
         "Region": app.config.region,
         "UptimeSeconds": app.started.elapsed().as_secs(),
         "Role": timeline.role,
-        "Term": timeline.term,
-        "Leader": timeline.leader,
-        "LastContactMs": timeline.last_contact.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        "Servers": servers::describe(&timeline),
         "Ready": timeline.not_ready.is_none() && !app.closing.has_begun(),
         "NotReady": timeline.not_ready,
-        "Timeline": {
-            "Id": view.timeline.map(|timeline| timeline.to_string()),
-            "Oldest": timeline.oldest.get(),
-            "Newest": timeline.newest.get(),
-            "StateIndex": view.index.get(),
-            "Entries": view.entries_len(),
-            "DedupeIds": view.dedupe_ids,
-            "Senders": view.senders,
-        },
-        "Log": {
-            "First": timeline.log_first,
-            "Last": timeline.log_last,
-            "Committed": timeline.log_committed,
-            "Applied": timeline.log_applied,
-            "Snapshot": timeline.snapshot,
-            "QueuedGroups": timeline.queued_groups,
-            "QueuedBytes": timeline.queued_bytes,
-        },
-        "Storage": {
-            "Segments": timeline.segments,
-            "HistoryBytes": timeline.history_bytes,
-            "DiskFreeBytes": timeline.disk_free_bytes,
-            "RingBytes": broker.ring_bytes,
-            "RingOldest": broker.ring_oldest.get(),
-            "HistoryReads": broker.history_reads,
-            "ReadersHoldBytes": broker.held_bytes,
-        },
         "Http": {
             "Connections": metrics.connections.get(),
             "Streams": metrics.streams(),
@@ -76,12 +45,64 @@ fn describe(app: &App) -> Value {
             "StreamsWebSocket": metrics.streams_websocket.get(),
             "BlockingQueries": metrics.blocking_queries.get(),
         },
-        "Settings": *view.settings,
     });
-    let upstream = app.timeline.upstream();
-    for (name, section) in upstream.iter().flat_map(|upstream| upstream.sections()) {
-        description[name] = section;
+    let id = view.timeline.map(|timeline| timeline.to_string());
+    let mut add = |name: &str, section| description[name] = section;
+    // Who holds no timeline has no log, no history and no settings to tell of.
+    if let Some(upstream) = app.timeline.upstream() {
+        add(
+            "Timeline",
+            json!({ "Id": id, "Newest": timeline.newest.get() }),
+        );
+        for (name, section) in upstream.sections() {
+            add(name, section);
+        }
+        return description;
     }
+    let last_contact = timeline.last_contact;
+    let last_contact_ms =
+        last_contact.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    add("Term", json!(timeline.term));
+    add("Leader", json!(timeline.leader));
+    add("LastContactMs", json!(last_contact_ms));
+    add("Servers", servers::describe(&timeline));
+    add(
+        "Timeline",
+        json!({
+            "Id": id,
+            "Oldest": timeline.oldest.get(),
+            "Newest": timeline.newest.get(),
+            "StateIndex": view.index.get(),
+            "Entries": view.entries_len(),
+            "DedupeIds": view.dedupe_ids,
+            "Senders": view.senders,
+        }),
+    );
+    add(
+        "Log",
+        json!({
+            "First": timeline.log_first,
+            "Last": timeline.log_last,
+            "Committed": timeline.log_committed,
+            "Applied": timeline.log_applied,
+            "Snapshot": timeline.snapshot,
+            "QueuedGroups": timeline.queued_groups,
+            "QueuedBytes": timeline.queued_bytes,
+        }),
+    );
+    add(
+        "Storage",
+        json!({
+            "Segments": timeline.segments,
+            "HistoryBytes": timeline.history_bytes,
+            "DiskFreeBytes": timeline.disk_free_bytes,
+            "RingBytes": broker.ring_bytes,
+            "RingOldest": broker.ring_oldest.get(),
+            "HistoryReads": broker.history_reads,
+            "ReadersHoldBytes": broker.held_bytes,
+        }),
+    );
+    add("Settings", json!(*view.settings));
     description
 }
 
@@ -108,6 +129,44 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let mut text = Exposition::default();
     app.metrics.render(&mut text);
     let timeline = app.timeline.status();
+    for (name, help, value) in [
+        (
+            "tidings_timeline_newest_index",
+            "The newest frame.",
+            timeline.newest.get(),
+        ),
+        (
+            "tidings_ready",
+            "1 when events can be taken.",
+            u64::from(timeline.not_ready.is_none() && !app.closing.has_begun()),
+        ),
+        (
+            "tidings_uptime_seconds",
+            "Since the start.",
+            app.started.elapsed().as_secs(),
+        ),
+    ] {
+        text.gauge(name, help, value);
+    }
+    let upstream = app.timeline.upstream();
+    if upstream.is_none() {
+        timeline_metrics(&app, &timeline, &mut text);
+    }
+    for number in upstream.iter().flat_map(|upstream| upstream.numbers()) {
+        let UpstreamNumber {
+            name, help, value, ..
+        } = number;
+        match number.is_counter {
+            true => text.counter(name, help, value),
+            false => text.gauge(name, help, value),
+        }
+    }
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], text.into_text()).into_response()
+}
+
+/// What there is to count where the timeline is.
+fn timeline_metrics(app: &App, timeline: &TimelineStatus, text: &mut Exposition) {
     let view = app.state();
     let broker = app.timeline.broker().stats();
     for (name, help, value) in [
@@ -115,11 +174,6 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
             "tidings_timeline_oldest_index",
             "The oldest frame.",
             timeline.oldest.get(),
-        ),
-        (
-            "tidings_timeline_newest_index",
-            "The newest frame.",
-            timeline.newest.get(),
         ),
         (
             "tidings_state_entries",
@@ -186,16 +240,6 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
             "Subscriptions.",
             broker.subscriptions,
         ),
-        (
-            "tidings_ready",
-            "1 when events can be taken.",
-            u64::from(timeline.not_ready.is_none() && !app.closing.has_begun()),
-        ),
-        (
-            "tidings_uptime_seconds",
-            "Since the start.",
-            app.started.elapsed().as_secs(),
-        ),
     ] {
         text.gauge(name, help, value);
     }
@@ -206,24 +250,12 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
             free,
         );
     }
-    servers_metrics(&timeline, &mut text);
+    servers_metrics(timeline, text);
     text.counter(
         "tidings_broker_history_reads_total",
         "Reads from disk for streams that had fallen behind.",
         broker.history_reads,
     );
-    let upstream = app.timeline.upstream();
-    for number in upstream.iter().flat_map(|upstream| upstream.numbers()) {
-        let UpstreamNumber {
-            name, help, value, ..
-        } = number;
-        match number.is_counter {
-            true => text.counter(name, help, value),
-            false => text.gauge(name, help, value),
-        }
-    }
-    let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], text.into_text()).into_response()
 }
 
 /// Who leads, who votes, and how far the others are, as far as this server knows.

@@ -101,6 +101,10 @@ impl Tried {
             text.push_str(&source.to_string());
             cause = source.source();
         }
+        // Which address it was is told in front.
+        if let Some(why) = text.strip_prefix(&format!("cannot connect to {address}: ")) {
+            text = format!("cannot connect: {why}");
+        }
         match self.0.iter_mut().find(|(tried, _)| tried == address) {
             Some(known) => known.1 = text,
             None => self.0.push((address.to_owned(), text)),
@@ -127,14 +131,6 @@ impl Tried {
         ClientError::NoServer {
             tried: self,
             last: Box::new(last),
-        }
-    }
-
-    fn when_several(&self) -> String {
-        if self.0.len() < 2 {
-            String::new()
-        } else {
-            format!(": {self}")
         }
     }
 }
@@ -248,20 +244,17 @@ pub enum ClientError {
     NoServer {
         /// What each of them did instead.
         tried: Tried,
-        /// How the last try failed.
-        #[source]
+        /// How the last try failed; no source, since it is told with the others.
         last: Box<ClientError>,
     },
     /// Tried until the time for it was over.
-    #[error("given up after {tries} tries in {spent:.1?}{}", tried.when_several())]
+    #[error("given up after {tries} tries in {spent:.1?}")]
     GaveUp {
         /// How often it was tried.
         tries: u32,
         /// Time spent.
         spent: Duration,
-        /// Where, and how it failed there the last time.
-        tried: Tried,
-        /// How the last try failed.
+        /// How the last try failed; [`ClientError::NoServer`] when several servers were asked.
         #[source]
         last: Box<ClientError>,
     },

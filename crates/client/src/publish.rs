@@ -94,8 +94,7 @@ impl Client {
                 return Err(ClientError::GaveUp {
                     tries,
                     spent,
-                    tried,
-                    last: Box::new(error),
+                    last: Box::new(tried.into_error(error)),
                 });
             }
             tracing::debug!(tries, ?delay, %error, "publishing again");

@@ -284,8 +284,7 @@ impl Pipeline {
                 ClientError::GaveUp {
                     tries,
                     spent,
-                    tried,
-                    last: Box::new(error),
+                    last: Box::new(tried.into_error(error)),
                 }
             } else {
                 tracing::debug!(?delay, unacknowledged = self.unacknowledged.len(), %error, "publishing goes on over a new connection");

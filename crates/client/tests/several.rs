@@ -115,11 +115,17 @@ async fn a_publish_that_is_given_up_names_all_that_were_asked() {
     })
     .unwrap();
     let error = soon(client.publish(&transaction("a"))).await.unwrap_err();
-    let ClientError::GaveUp { tried, .. } = &error else {
+    let ClientError::GaveUp { last, .. } = &error else {
         panic!("unexpected {error:?}");
     };
+    let ClientError::NoServer { tried, .. } = &**last else {
+        panic!("unexpected {last:?}");
+    };
     assert_eq!(tried.iter().count(), 2);
-    assert!(error.to_string().contains(&two), "{error}");
+    let text = last.to_string();
+    assert!(text.contains(&format!("{two}: cannot connect: ")), "{text}");
+    // Each address once, whoever prints the error with its causes.
+    assert!(std::error::Error::source(&**last).is_none());
 }
 
 #[tokio::test]

@@ -243,6 +243,10 @@ fn an_agent_says_what_it_is_and_refuses_the_data_of_a_server() {
         status.contains("spool") && status.contains("relay"),
         "{status}"
     );
+    assert!(
+        !status.contains("settings") && !status.contains("servers"),
+        "what an agent does not have is told: {status}"
+    );
     let status = agent.status();
     assert_eq!(
         (&status["Role"], &status["Relay"]["Reached"]),
