@@ -543,6 +543,9 @@ impl Replica {
     /// A server that is about to stop does this while it still takes requests: they go on to the new
     /// leader. [`Replica::shutdown`] does it as well.
     pub async fn hand_over(&self) {
+        let Some(forwarder) = &self.inner.forwarder else {
+            return;
+        };
         let raft = &self.inner.raft;
         let node_id = self.inner.node_id;
         // What is on its way is answered first, and nothing is sent after it until another server
@@ -553,7 +556,7 @@ impl Replica {
             true => idle.await.ok(),
             false => None,
         };
-        let Some(successor) = ask_to_lead(raft).await else {
+        let Some(successor) = ask_to_lead(raft, &forwarder.links).await else {
             return;
         };
         let wait = raft.wait(Some(HAND_OVER_WAIT_MAX));

@@ -176,6 +176,7 @@ pub(crate) async fn start(
     };
     let upkeep = Upkeep {
         raft: raft.clone(),
+        links: links.clone(),
         machine: shared.clone(),
         queue: queue.clone(),
         disk: config.disk.clone(),

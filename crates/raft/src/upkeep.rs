@@ -15,6 +15,7 @@ use crate::{
     error::chain,
     fault::Fault,
     machine::{Machine, MachineShared},
+    peers::Links,
     queue::{Queue, Waiting},
     retention::{self, Extent, Keep, Plan},
     space::Space,
@@ -34,6 +35,8 @@ const STEP_ASIDE_INTERVAL: Duration = Duration::from_secs(30);
 /// stopped.
 pub(crate) struct Upkeep {
     pub raft: Raft<Binding, Machine>,
+    /// The ways to the others, with peers.
+    pub links: Option<Arc<Links>>,
     pub machine: Arc<MachineShared>,
     pub queue: Arc<Queue>,
     pub disk: DiskLimits,
@@ -85,7 +88,10 @@ impl Upkeep {
     /// Lets another server lead, which may have the space that this one lacks; `false` when this
     /// one does not lead or nobody else can.
     async fn step_aside(&self) -> bool {
-        let Some(successor) = ask_to_lead(&self.raft).await else {
+        let Some(links) = &self.links else {
+            return false;
+        };
+        let Some(successor) = ask_to_lead(&self.raft, links).await else {
             return false;
         };
         tracing::warn!(

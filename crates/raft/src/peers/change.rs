@@ -25,6 +25,9 @@ use crate::{
 pub(crate) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Whoever was heard within this time is counted on. Several signs of life.
 const CONTACT_MAX: Duration = Duration::from_secs(2);
+/// How long a leader that has just begun waits for the first word of those that it has not heard yet,
+/// before it takes them for gone. Several signs of life.
+const FIRST_WORD_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long a majority may take to confirm that this server leads.
 const CONFIRM_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long the lead may take to pass to another server.
@@ -48,6 +51,8 @@ struct Roll {
     peers: BTreeMap<u64, Peer>,
     /// Those that were heard a moment ago, this server among them.
     here: BTreeSet<u64>,
+    /// Those of whom nothing was heard since this server leads.
+    unheard: BTreeSet<u64>,
     matched: BTreeMap<u64, u64>,
     last: u64,
 }
@@ -55,6 +60,7 @@ struct Roll {
 impl Leadership {
     /// Carries out a change, if this server leads.
     pub async fn change(&self, change: &Change) -> Changed {
+        self.hear(|roll| roll.unheard.is_empty()).await;
         let Some(roll) = self.roll() else {
             return self.not_leader();
         };
@@ -82,6 +88,7 @@ impl Leadership {
             (at.elapsed() < CONTACT_MAX).then_some(id)
         };
         let here = heard.iter().filter_map(is_here).chain([self.me.server.id]);
+        let unheard = heard.iter().filter(|(_, at)| at.is_none());
         let matched = has
             .iter()
             .filter_map(|(&id, has)| Some((id, has.as_ref()?.index)));
@@ -92,13 +99,25 @@ impl Leadership {
                 .map(|(&id, peer)| (id, peer.clone()))
                 .collect(),
             here: here.collect(),
+            unheard: unheard
+                .map(|(&id, _)| id)
+                .filter(|&id| id != self.me.server.id)
+                .collect(),
             matched: matched.collect(),
             last: metrics.last_log_index.unwrap_or(0),
         })
     }
 
+    /// Waits for the first words of others: a server that has just begun to lead has heard nobody, which
+    /// says nothing of them.
+    async fn hear(&self, enough: impl Fn(&Roll) -> bool) {
+        let heard = || self.roll().is_none_or(|roll| enough(&roll));
+        come_about(FIRST_WORD_WAIT_MAX, heard).await;
+    }
+
     /// Whether a server was heard a moment ago. Only the leader knows.
-    pub fn is_here(&self, id: u64) -> bool {
+    pub async fn is_here(&self, id: u64) -> bool {
+        self.hear(|roll| !roll.unheard.contains(&id)).await;
         self.roll().is_some_and(|roll| roll.here.contains(&id))
     }
 

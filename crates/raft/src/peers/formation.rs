@@ -195,7 +195,7 @@ impl Formation {
         if members.contains_key(&server.id) {
             return Ok(Joined::Done);
         }
-        let change = self.admission(leadership, greeting)?;
+        let change = self.admission(leadership, greeting).await?;
         match leadership.carry_out(change).await {
             Ok(()) => {
                 let (server, name) = (server.id, &server.name);
@@ -211,7 +211,7 @@ impl Formation {
     }
 
     /// What has to change for a server to come in, or why it may not.
-    fn admission(
+    async fn admission(
         &self,
         leadership: &Leadership,
         greeting: &Greeting,
@@ -268,7 +268,7 @@ impl Formation {
             };
             return Ok(ChangeMembers::AddNodes(BTreeMap::from([(server.id, peer)])));
         };
-        if leadership.is_here(old) {
+        if leadership.is_here(old).await {
             return refused(
                 RefusedReason::Alive,
                 format!(

@@ -70,6 +70,15 @@ impl Link {
         connected.unwrap_or_else(|error| Err(CallError::not_sent(error)))
     }
 
+    /// Whether there is a connection that works, as far as is known without trying.
+    fn is_open(&self) -> bool {
+        let way = self.way.try_lock();
+        way.is_ok_and(|way| {
+            let connection = way.connection.as_ref();
+            connection.is_some_and(|connection| connection.is_open())
+        })
+    }
+
     async fn connect(&self) -> Result<Arc<Connection>, CallError> {
         let mut way = self.way.lock().await;
         if let Some(connection) = way.usable() {
@@ -157,6 +166,12 @@ impl Links {
 
     pub fn me(&self) -> &Arc<Me> {
         &self.me
+    }
+
+    /// Whether signs of life get through to a server at this moment.
+    pub fn is_open(&self, target: u64) -> bool {
+        let ways = self.ways.lock().get(&target).cloned();
+        ways.is_some_and(|ways| ways.urgent.is_open())
     }
 
     /// The ways to one server.
