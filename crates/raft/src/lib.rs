@@ -20,6 +20,7 @@
 //! What decides are tasks on the caller's runtime: an event that comes alone passes from queue to
 //! disk to answer without a change of threads.
 
+mod archive;
 mod batch_clock;
 mod binding;
 mod codec;
@@ -32,6 +33,7 @@ mod machine;
 mod members;
 mod network;
 mod peers;
+mod pinned;
 mod proposer;
 mod queue;
 mod rebuild;
@@ -47,6 +49,10 @@ mod store_suite;
 mod successor;
 mod upkeep;
 
+pub use archive::{
+    RestoreScope, Restored, SaveHistory, SnapshotFileError, SnapshotInfo, found_from_snapshot,
+    snapshot_inspect,
+};
 pub use config::{Clock, DiskLimits, PeersConfig, QueueLimits, ReplicaConfig, VerifyHistory};
 pub use error::{OpenError, ProposeError};
 pub use identity::stored_node_id;

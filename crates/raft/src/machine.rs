@@ -19,8 +19,8 @@ use openraft::{
 use parking_lot::Mutex;
 use tidings_event::{Index, Timestamp};
 use tidings_store::{
-    History, HistoryConfig, Incoming, IncomingError, PendingSeal, SnapshotStore, StoreError,
-    VerifyOnStart,
+    History, HistoryConfig, Incoming, IncomingError, PendingSeal, PinnedHistory, SnapshotStore,
+    StoreError, VerifyOnStart,
 };
 use tidings_timeline::{
     Applied, ApplyError, Batch, Broker, BrokerConfig, Outcome, RestoreError, StateMachine,
@@ -414,6 +414,22 @@ impl Machine {
     /// What others see of it.
     pub fn shared(&self) -> Arc<MachineShared> {
         self.shared.clone()
+    }
+
+    /// The state now, and the history up to it, whose files stay for as long as they are held.
+    pub fn capture(&self) -> (SnapshotHead, Vec<u8>, Arc<StateView>, PinnedHistory) {
+        let head = SnapshotHead {
+            last: self.applied,
+            members: self.members.clone(),
+            frame: self.timeline.index(),
+        };
+        let history = self.shared.history.lock().pin(head.frame);
+        (
+            head,
+            self.timeline.snapshot(),
+            self.timeline.view(),
+            history,
+        )
     }
 
     fn apply_entry(&mut self, entry: LogEntry) -> Result<Answer, ApplyFailure> {

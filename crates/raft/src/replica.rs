@@ -9,10 +9,11 @@ use std::{
 
 use openraft::{Raft, ServerState, async_runtime::WatchReceiver};
 use parking_lot::Mutex;
-use tidings_event::Index;
+use tidings_event::{Index, Timestamp};
 use tidings_store::DataDir;
 use tidings_timeline::{
-    Broker, CommandGroup, Commands, HistoryReader, Outcome, Settings, StateView, TimelineId,
+    Broker, CommandGroup, Commands, HistoryReader, Outcome, Settings, Stamper, StateView,
+    TimelineId,
 };
 use tokio::{
     runtime::Handle,
@@ -23,7 +24,7 @@ use tokio::{
 
 use crate::{
     binding::Binding,
-    config::{PeersConfig, ReplicaConfig},
+    config::{Clock, PeersConfig, ReplicaConfig},
     error::{OpenError, ProposeError, chain},
     fault::Fault,
     identity,
@@ -65,6 +66,8 @@ pub struct Replica {
 
 struct Inner {
     node_id: u64,
+    node_name: String,
+    clock: Clock,
     in_flight_max: usize,
     answer_wait_max: Duration,
     raft: Raft<Binding, Machine>,
@@ -179,6 +182,7 @@ impl Replica {
     ) -> Result<Replica, OpenError> {
         let (node_id, in_flight_max) = (config.node_id, config.queue.in_flight_max);
         let answer_wait_max = config.queue.answer_wait_max;
+        let (node_name, clock) = (config.node_name.clone(), config.clock.clone());
         let home = Handle::current();
         // Opening reads files and waits for them: not on a thread that others need.
         let started = tidings_host::spawn_blocking_future(&home, {
@@ -219,6 +223,8 @@ impl Replica {
         Ok(Replica {
             inner: Arc::new(Inner {
                 node_id,
+                node_name,
+                clock,
                 in_flight_max,
                 answer_wait_max,
                 raft,
@@ -427,6 +433,23 @@ impl Replica {
 
     pub(crate) fn raft(&self) -> &Raft<Binding, Machine> {
         &self.inner.raft
+    }
+
+    pub(crate) fn node_name(&self) -> &str {
+        &self.inner.node_name
+    }
+
+    /// The time by this server's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.inner.clock)()
+    }
+
+    /// A source of stamps for events that this server makes itself.
+    pub(crate) fn stamper(&self) -> Stamper {
+        let seed = u128::from(tidings_host::random()) << 64 | u128::from(tidings_host::random());
+        let mut stamper = Stamper::new(self.node_name(), "tidings", seed);
+        stamper.set_time(self.now());
+        stamper
     }
 
     pub(crate) fn node_id(&self) -> u64 {

@@ -78,6 +78,11 @@ impl StateView {
         self.entries.size()
     }
 
+    /// All entries, by topic, namespace and key.
+    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values()
+    }
+
     /// One entry.
     pub fn entry(&self, topic: &str, namespace: &str, key: &str) -> Option<&Arc<Entry>> {
         self.entries.get(&EntryName {

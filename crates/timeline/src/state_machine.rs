@@ -311,6 +311,12 @@ impl StateMachine {
         Outcome::Deleted { index: self.index }
     }
 
+    /// Makes this the state of another timeline that begins with it: one whose later frames are lost,
+    /// and which gives their indexes to others. Not for the state of a log that goes on.
+    pub fn begin_anew(&mut self, timeline: TimelineId) {
+        self.timeline = Some(timeline);
+    }
+
     /// The state as bytes: the same state gives the same bytes.
     pub fn snapshot(&self) -> Vec<u8> {
         let snapshot = Snapshot {

@@ -45,5 +45,5 @@ pub(crate) use message::{Change, Changed, Read, ReadAt, kind};
 pub(crate) use serve::{Service, listen};
 pub(crate) use standing::StandingWatch;
 pub use tls::{PeersTls, TlsError};
-pub(crate) use transfer::{Gathering, Receiver};
+pub(crate) use transfer::{Gathering, Receiver, SegmentRecord};
 pub use transport::{PeerStream, TcpTransport, Transport};

@@ -8,4 +8,5 @@ mod limits;
 mod order;
 mod restart;
 mod server;
+mod snapshot_file;
 mod upkeep;

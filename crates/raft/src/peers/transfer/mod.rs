@@ -20,7 +20,7 @@ mod send;
 
 use std::time::Duration;
 
-pub(crate) use message::{Chunk, Install, Installed, Offer, Taken, Wanted};
+pub(crate) use message::{Chunk, Install, Installed, Offer, SegmentRecord, Taken, Wanted};
 pub(crate) use receive::{Gathering, Receiver, Writing};
 pub(crate) use send::send;
 

@@ -6,11 +6,8 @@ use std::{
 use bytes::Bytes;
 use openraft::{raft::SnapshotResponse, type_config::alias::SnapshotOf};
 use tidings_event::Index;
-use tidings_store::{IncomingFile, PinnedHistory, SnapshotOffer, StoreError};
-use tokio::{
-    runtime::Handle,
-    time::{self, Instant},
-};
+use tidings_store::{IncomingFile, SnapshotOffer, StoreError};
+use tokio::time::{self, Instant};
 
 use super::{
     ATTEMPT_MAX, CHUNK_BYTES_MAX, CHUNK_WAIT_MAX, CHUNKS_IN_FLIGHT_MAX, Chunk, INSTALL_WAIT_MAX,
@@ -28,6 +25,7 @@ use crate::{
         link::Link,
         message::{encode_with, kind},
     },
+    pinned::{Pinned, PinnedError},
 };
 
 /// Why a snapshot did not get to a server. It is tried again.
@@ -39,39 +37,12 @@ pub(crate) enum SendError {
     Codec(#[from] CodecError),
     #[error("the snapshot cannot be put into words")]
     Postcard(#[from] postcard::Error),
-    #[error("the history cannot be read")]
-    History(#[from] StoreError),
+    #[error(transparent)]
+    History(#[from] PinnedError),
     #[error("it asks for a file that was not offered")]
     NotOffered,
     #[error("the attempt took more than {} s; the next one goes on from there", ATTEMPT_MAX.as_secs())]
     TooLong,
-    #[error("reading the history ended with a panic")]
-    Panic,
-}
-
-/// The files of the history, let go of where waiting does no harm.
-struct Pinned(Option<Arc<PinnedHistory>>);
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // Retention may have left files for the last reader to remove.
-        if let (Some(pinned), true) = (self.0.take(), Handle::try_current().is_ok()) {
-            tidings_host::spawn_blocking(move || drop(pinned));
-        }
-    }
-}
-
-impl Pinned {
-    async fn with<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&PinnedHistory) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, SendError> {
-        let Some(pinned) = self.0.clone() else {
-            return Err(SendError::Panic);
-        };
-        let worked = tidings_host::spawn_blocking(move || work(&pinned)).await;
-        Ok(worked.map_err(|_| SendError::Panic)??)
-    }
 }
 
 /// Brings a snapshot and its history to the server at the end of `link`, and waits until they are
@@ -84,7 +55,7 @@ pub(crate) async fn send(
 ) -> Result<SnapshotResponse<Binding>, SendError> {
     let sent = time::timeout(ATTEMPT_MAX, attempt(link, machine, ballot, snapshot)).await;
     let sent = sent.unwrap_or(Err(SendError::TooLong));
-    if let Err(SendError::History(error)) = &sent
+    if let Err(SendError::History(PinnedError::Store(error))) = &sent
         && matches!(
             error,
             StoreError::Damaged { .. } | StoreError::Missing { .. }
@@ -111,7 +82,7 @@ async fn attempt(
         frame,
     })?;
     let connection = link.connection().await?;
-    let pinned = Pinned(Some(Arc::new(machine.history.lock().pin(frame))));
+    let pinned = Pinned::new(machine.history.lock().pin(frame));
     let offer = SnapshotOffer {
         state_bytes: state.len() as u64,
         state_crc: crc32fast::hash(&state),
@@ -237,9 +208,10 @@ impl Sending<'_> {
         offset: u64,
         bytes: usize,
     ) -> Result<Bytes, SendError> {
-        self.pinned
-            .with(move |pinned| pinned.read(first, offset, bytes))
-            .await
+        let read = self
+            .pinned
+            .with(move |pinned| pinned.read(first, offset, bytes));
+        Ok(read.await?)
     }
 
     /// Waits until no more than `left` pieces are on their way.
