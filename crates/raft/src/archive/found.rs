@@ -3,7 +3,7 @@ use std::{
     path::Path,
 };
 
-use tidings_host::{fs, spawn_blocking};
+use tidings_host::fs;
 use tidings_store::{
     DataDir, Incoming, IncomingError, IncomingFile, RaftLog, RaftLogConfig, SnapshotOffer,
     StoreError,
@@ -11,7 +11,7 @@ use tidings_store::{
 use tidings_timeline::{StateMachine, TimelineId};
 use tokio::io::AsyncRead;
 
-use super::{SnapshotFileError, SnapshotInfo, read::Archive};
+use super::{STATE_BYTES_MAX, SnapshotFileError, SnapshotInfo, blocking, read::Archive};
 use crate::{
     binding::{Ballot, EntryId, LeaderId, Members, Peer, StoredMembers},
     codec::{self, SnapshotHead},
@@ -37,24 +37,31 @@ pub async fn found_from_snapshot<R>(
 where
     R: AsyncRead + Unpin + Send,
 {
-    let mut archive = Archive::open(reader).await?;
+    let mut archive = Archive::open(reader, STATE_BYTES_MAX).await?;
     let last = archive.head.covered()?.last;
     let last = last.ok_or(SnapshotFileError::Nothing)?;
     let state = archive.state().await?;
-    let timeline = archive.decode(&state)?;
-    let data = blocking(data_dir, open_empty).await?;
+    let timeline = archive.decode(state.clone()).await?;
+    let data_dir = data_dir.to_owned();
+    let data = blocking({
+        let data_dir = data_dir.clone();
+        move || open_empty(&data_dir)
+    })
+    .await?;
     let offer = SnapshotOffer {
         state_bytes: archive.head.state_bytes,
         state_crc: archive.head.state_crc,
         frame: timeline.index(),
         segments: archive.segments.clone(),
     };
-    let mut incoming = Incoming::new(data_dir);
-    incoming = gathered(incoming, |incoming| incoming.begin(offer).map(drop)).await?;
-    let writing = move |incoming: &mut Incoming| {
-        // at most 16 GiB, in memory already
-        incoming.write(IncomingFile::State, 0, &state).map(drop)
+    let beginning = move |incoming: &mut Incoming| {
+        // of an attempt before, with another file perhaps
+        incoming.discard()?;
+        incoming.begin(offer).map(drop)
     };
+    let mut incoming = gathered(Incoming::new(&data_dir), beginning).await?;
+    let writing =
+        move |incoming: &mut Incoming| incoming.write(IncomingFile::State, 0, &state).map(drop);
     incoming = gathered(incoming, writing).await?;
     while let Some(lines) = archive.lines().await? {
         let writing = move |incoming: &mut Incoming| {
@@ -70,8 +77,9 @@ where
         timeline: TimelineId(tidings_host::ulid().0),
         last,
     };
-    blocking(data_dir, move |data_dir| {
-        let founded = founding.complete(data_dir, timeline, incoming);
+    blocking(move || {
+        let founded = founding.complete(&data_dir, timeline, incoming);
+        // unlocked once it is whole
         drop(data);
         founded
     })
@@ -79,31 +87,16 @@ where
     Ok(info)
 }
 
-/// Works at a folder on a thread that may wait.
-async fn blocking<T: Send + 'static>(
-    data_dir: &Path,
-    work: impl FnOnce(&Path) -> Result<T, SnapshotFileError> + Send + 'static,
-) -> Result<T, SnapshotFileError> {
-    let data_dir = data_dir.to_owned();
-    let worked = spawn_blocking(move || work(&data_dir)).await;
-    worked.unwrap_or_else(|error| {
-        Err(SnapshotFileError::Stopped {
-            reason: error.to_string(),
-        })
-    })
-}
-
+/// Works at what is gathered, on a thread that may wait.
 async fn gathered(
     mut incoming: Incoming,
     work: impl FnOnce(&mut Incoming) -> Result<(), IncomingError> + Send + 'static,
 ) -> Result<Incoming, SnapshotFileError> {
-    let worked = spawn_blocking(move || work(&mut incoming).map(|()| incoming)).await;
-    match worked {
-        Ok(worked) => Ok(worked?),
-        Err(error) => Err(SnapshotFileError::Stopped {
-            reason: error.to_string(),
-        }),
-    }
+    blocking(move || {
+        work(&mut incoming)?;
+        Ok(incoming)
+    })
+    .await
 }
 
 fn fill(data_dir: &Path) -> impl Fn(StoreError) -> SnapshotFileError + use<> {

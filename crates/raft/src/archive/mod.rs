@@ -44,7 +44,7 @@ use crate::{
 const PIECE_BYTES: usize = 1 << 20;
 /// Segments that a block of them tells of: each takes 40 bytes and some.
 const SEGMENTS_PER_BLOCK: usize = 16 * 1024;
-/// Bytes of a state that is read into memory.
+/// Bytes of a state that is read into memory, unless less is said: as between servers.
 const STATE_BYTES_MAX: u64 = 16 << 30;
 
 /// What the file is of.
@@ -131,11 +131,24 @@ pub enum SnapshotFileError {
         /// What is wrong.
         what: String,
     },
+    /// There is more of it than is read into memory.
+    #[error("the state in the snapshot has {bytes} bytes, at most {bytes_max} are read")]
+    TooLarge {
+        /// What it has.
+        bytes: u64,
+        /// What it may have.
+        bytes_max: u64,
+    },
     /// Something in it is of another version.
-    #[error("the snapshot cannot be decoded")]
+    #[error(
+        "the snapshot cannot be decoded: use the version of tidings that made it, or a newer one"
+    )]
     Codec(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Its state is of another version, or makes no sense.
-    #[error("the state in the snapshot cannot be decoded")]
+    #[error(
+        "the state in the snapshot cannot be decoded: use the version of tidings that made it, or a \
+         newer one"
+    )]
     State(#[from] RestoreError),
     /// It is of another timeline. Nothing was changed.
     #[error(
@@ -224,6 +237,7 @@ impl SnapshotFileError {
             | SnapshotFileError::Codec(_)
             | SnapshotFileError::State(_)
             | SnapshotFileError::Incoming(_) => "snapshot_damaged",
+            SnapshotFileError::TooLarge { .. } => "snapshot_too_large",
             SnapshotFileError::OtherTimeline { .. } => "other_timeline",
             SnapshotFileError::Behind(_) => "no_leader",
             SnapshotFileError::Entry { .. } => "snapshot_entry",
@@ -255,6 +269,18 @@ impl From<PinnedError> for SnapshotFileError {
     }
 }
 
+/// Works on a thread that may wait, or take its time.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SnapshotFileError> + Send + 'static,
+) -> Result<T, SnapshotFileError> {
+    let worked = tidings_host::spawn_blocking(work).await;
+    worked.unwrap_or_else(|error| {
+        Err(SnapshotFileError::Stopped {
+            reason: error.to_string(),
+        })
+    })
+}
+
 impl Head {
     /// What the head of a snapshot on disk says.
     fn covered(&self) -> Result<SnapshotHead, CodecError> {
@@ -283,6 +309,9 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use tidings_timeline::{Settings, StateMachine};
+
     use super::{
         blocks::{BlockReader, BlockWriter, MAGIC, kind},
         *,
@@ -329,5 +358,110 @@ mod tests {
         let mut blocks = BlockReader::begin(&without[..]).await.unwrap();
         blocks.block().await.unwrap();
         assert!(blocks.block().await.is_err());
+    }
+
+    /// What stands in a file that is whole by its checksums, and says anything at all.
+    #[derive(Debug, Clone)]
+    enum Said {
+        Segments(Vec<(u64, u64, u64, u32, i64, i64)>),
+        Other(u8, Vec<u8>),
+    }
+
+    fn said() -> impl Strategy<Value = Said> {
+        let number = || prop_oneof![0..3_u64, any::<u64>()];
+        let segment = (
+            number(),
+            number(),
+            number(),
+            any::<u32>(),
+            0..9_i64,
+            0..9_i64,
+        );
+        prop_oneof![
+            prop::collection::vec(segment, 0..4).prop_map(Said::Segments),
+            (0..7_u8, prop::collection::vec(any::<u8>(), 0..40))
+                .prop_map(|(kind, body)| Said::Other(kind, body)),
+        ]
+    }
+
+    async fn file(head: &Head, said: &[Said]) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut blocks = BlockWriter::begin(&mut file).await.unwrap();
+        let head = save::encoded(head).unwrap();
+        blocks.block(kind::HEAD, &head).await.unwrap();
+        for said in said {
+            match said {
+                // the same on disk as records of segments
+                Said::Segments(some) => {
+                    let body = save::encoded(some).unwrap();
+                    blocks.block(kind::SEGMENTS, &body).await.unwrap();
+                }
+                Said::Other(kind, body) => blocks.block(*kind, body).await.unwrap(),
+            }
+        }
+        blocks.end().await.unwrap();
+        file
+    }
+
+    proptest! {
+        #[test]
+        fn a_file_that_is_whole_may_say_anything(
+            (frame, oldest, entries) in (0..3_u64, any::<u64>(), 0..2_u64),
+            (segments, history_bytes) in (any::<u64>(), any::<u64>()),
+            (is_state, is_head, counts_right) in any::<(bool, bool, bool)>(),
+            noise in prop::collection::vec(any::<u8>(), 0..40),
+            said_before in prop::collection::vec(said(), 0..3),
+            said_after in prop::collection::vec(said(), 0..3),
+        ) {
+            let state = match is_state {
+                true => StateMachine::new(Settings::default()).snapshot(),
+                false => noise.clone(),
+            };
+            let covered = SnapshotHead {
+                last: Some(crate::binding::EntryId {
+                    leader_id: crate::binding::LeaderId { term: 1, node_id: 1 },
+                    index: 1,
+                }),
+                members: crate::binding::StoredMembers::default(),
+                frame: Index(frame),
+            };
+            let snapshot = match is_head {
+                true => codec::encode_snapshot_head(&covered).unwrap(),
+                false => noise,
+            };
+            let listed = said_before.iter().flat_map(|said| match said {
+                Said::Segments(some) => some.clone(),
+                Said::Other(..) => Vec::new(),
+            });
+            let (listed, bytes) = listed
+                .fold((0, 0_u64), |(n, sum), segment| (n + 1, sum.wrapping_add(segment.2)));
+            let head = Head {
+                made: 0,
+                node: String::new(),
+                timeline: None,
+                snapshot,
+                frame,
+                oldest,
+                entries,
+                state_bytes: state.len() as u64,
+                state_crc: crc32fast::hash(&state),
+                segments: if counts_right { listed } else { segments },
+                history_bytes: if counts_right { bytes } else { history_bytes },
+            };
+            let mut all = said_before;
+            all.push(Said::Other(kind::STATE, state));
+            all.extend(said_after);
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            runtime.block_on(async {
+                let file = file(&head, &all).await;
+                let inspected = snapshot_inspect(&file[..]).await;
+                let founded = found_from_snapshot(dir.path(), "n", &file[..]).await;
+                // what founds a cluster is at least what can be looked at
+                prop_assert!(inspected.is_ok() || founded.is_err());
+                prop_assert_eq!(dir.path().join("node").exists(), founded.is_ok());
+                Ok(())
+            })?;
+        }
     }
 }

@@ -6,7 +6,7 @@ use tidings_timeline::StateMachine;
 use tokio::io::AsyncRead;
 
 use super::{
-    Head, STATE_BYTES_MAX, SnapshotFileError, SnapshotInfo,
+    Head, STATE_BYTES_MAX, SnapshotFileError, SnapshotInfo, blocking,
     blocks::{BlockReader, kind},
 };
 use crate::peers::SegmentRecord;
@@ -20,9 +20,9 @@ pub async fn snapshot_inspect<R>(reader: R) -> Result<SnapshotInfo, SnapshotFile
 where
     R: AsyncRead + Unpin + Send,
 {
-    let mut archive = Archive::open(reader).await?;
+    let mut archive = Archive::open(reader, STATE_BYTES_MAX).await?;
     let state = archive.state().await?;
-    archive.decode(&state)?;
+    archive.decode(state).await?;
     while archive.lines().await?.is_some() {}
     archive.info()
 }
@@ -48,20 +48,25 @@ pub(super) struct Lines {
 }
 
 impl<R: AsyncRead + Unpin + Send> Archive<R> {
-    /// Reads what the file holds, and the segments of its history.
-    pub async fn open(reader: R) -> Result<Archive<R>, SnapshotFileError> {
+    /// Reads what the file holds, and the segments of its history. The state may have so many bytes.
+    pub async fn open(reader: R, state_bytes_max: u64) -> Result<Archive<R>, SnapshotFileError> {
         let mut blocks = BlockReader::begin(reader).await?;
         let at = blocks.offset();
         let head: Head = match blocks.block().await? {
             (kind::HEAD, body) => decoded(at, &body)?,
             _ => return Err(blocks.damaged("it does not begin with its head")),
         };
-        if head.segments > OFFER_SEGMENTS_MAX as u64 || head.state_bytes > STATE_BYTES_MAX {
+        if head.segments > OFFER_SEGMENTS_MAX as u64 {
             return Err(blocks.damaged(format!(
-                "it is said to have {} segments and a state of {} bytes, {OFFER_SEGMENTS_MAX} and \
-                 {STATE_BYTES_MAX} are read",
-                head.segments, head.state_bytes
+                "it is said to have {} segments, {OFFER_SEGMENTS_MAX} are read",
+                head.segments
             )));
+        }
+        if head.state_bytes > state_bytes_max {
+            return Err(SnapshotFileError::TooLarge {
+                bytes: head.state_bytes,
+                bytes_max: state_bytes_max,
+            });
         }
         let mut segments = Vec::new();
         let pending = loop {
@@ -128,8 +133,9 @@ impl<R: AsyncRead + Unpin + Send> Archive<R> {
     }
 
     /// The state, decoded, if it is the one that the head tells of.
-    pub fn decode(&self, state: &[u8]) -> Result<StateMachine, SnapshotFileError> {
-        let timeline = StateMachine::restore(state)?;
+    pub async fn decode(&self, state: Bytes) -> Result<StateMachine, SnapshotFileError> {
+        // A large one takes seconds.
+        let timeline = blocking(move || Ok(StateMachine::restore(&state)?)).await?;
         let view = timeline.view();
         let agrees = view.index.get() == self.head.frame
             && view.timeline.map(|id| id.0) == self.head.timeline

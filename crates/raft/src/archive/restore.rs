@@ -1,4 +1,4 @@
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use tidings_event::{EventView, FrameView, Index, Limits, NewEvent};
 use tidings_timeline::{
@@ -6,13 +6,17 @@ use tidings_timeline::{
 };
 use tokio::{io::AsyncRead, time};
 
-use super::{SnapshotFileError, SnapshotInfo, read::Archive};
+use super::{SnapshotFileError, SnapshotInfo, blocking, read::Archive};
 use crate::{error::ProposeError, replica::Replica};
 
 /// Bytes of commands in one group: a small part of what one may have, so that others' go between.
 const GROUP_BYTES: usize = 256 << 10;
 /// How often a group is offered to a queue that is full. Its waits are told by the queue.
 const OFFERS_MAX: usize = 30;
+/// How often it is begun again because the leader changed, and the pause before. Each try waits for a
+/// leader itself, so that this is longer than any election.
+const ROUNDS_MAX: usize = 20;
+const ROUND_PAUSE: Duration = Duration::from_millis(500);
 /// The topic and the type of the event that tells of a restore.
 const TOPIC: &str = "Timeline";
 const TYPE: &str = "StateRestored";
@@ -38,8 +42,6 @@ pub struct Restored {
     pub written: u64,
     /// Entries that were removed, as there were none then.
     pub removed: u64,
-    /// Whether the settings were changed.
-    pub settings: bool,
     /// The frame that tells of the restore; all its changes are before it.
     pub index: Index,
 }
@@ -51,83 +53,94 @@ enum Change {
 }
 
 impl Replica {
-    /// Brings entries and settings back to what they are in a snapshot.
+    /// Brings the entries back to what they are in a snapshot, whose state may have so many bytes.
     ///
     /// Each difference becomes a change like any other: recorded, with an index and an event of its
     /// own, the same on every server. Nothing is taken from the history, and indexes go on. Last, an
     /// event `Timeline`/`StateRestored` tells that it is done. Changes that others make meanwhile go
-    /// between; the file is read to its end and checked before the first is made.
+    /// between; the file is read to its end and checked before the first is made. When the leader
+    /// changes, what is not there yet is looked for again, and made with the next one.
     ///
     /// # Errors
     ///
-    /// When the file is damaged or of another timeline: nothing was changed. When not all changes
-    /// were recorded: the same again does the rest.
+    /// When the file is damaged, too large or of another timeline: nothing was changed. When not all
+    /// changes were recorded: the same again does the rest.
     pub async fn snapshot_restore<R>(
         &self,
         reader: R,
         scope: RestoreScope,
+        state_bytes_max: u64,
     ) -> Result<Restored, SnapshotFileError>
     where
         R: AsyncRead + Unpin + Send,
     {
-        let mut archive = Archive::open(reader).await?;
-        if scope == RestoreScope::OwnTimeline
-            && let (Some(found), Some(ours)) = (archive.head.timeline, self.state().timeline)
-            && found != ours.0
-        {
-            let found = TimelineId(found);
-            return Err(SnapshotFileError::OtherTimeline { found, ours });
-        }
+        let mut archive = Archive::open(reader, state_bytes_max).await?;
+        let timeline = archive.head.timeline;
+        self.admit(timeline, scope)?;
         let state = archive.state().await?;
-        let then = archive.decode(&state)?.view();
-        drop(state);
+        let then = archive.decode(state).await?.view();
         while archive.lines().await?.is_some() {}
         let snapshot = archive.info()?;
+        drop(archive);
 
-        self.read_barrier().await?;
-        let now = self.state();
-        let changes = differences(&now, &then);
-        let settings = now.settings != then.settings;
-        let of = changes.len() as u64 + u64::from(settings);
         let mut restoring = Restoring {
             replica: self,
             stamper: self.stamper(),
             group: CommandGroup::new(),
-            done: 0,
-            of,
+            written: 0,
+            removed: 0,
+            of: 0,
         };
-        if settings {
-            restoring.group.change_settings(&then.settings);
-        }
-        let (mut written, mut removed) = (0, 0);
-        for change in changes {
-            match change {
-                Change::Write(entry) => {
-                    written += 1;
-                    restoring.write(&entry).await?;
-                }
-                Change::Remove(entry) => {
-                    removed += 1;
-                    restoring.remove(&entry).await?;
-                }
+        let mut round = 1;
+        while let Err(error) = restoring.bring_back(&then, timeline, scope).await {
+            if !passes(&error) || round == ROUNDS_MAX {
+                return Err(error);
             }
+            tracing::info!(error = %crate::error::chain(&error), "the restore is begun again");
+            // What became of these is seen in the state.
+            restoring.group = CommandGroup::new();
+            round += 1;
+            time::sleep(ROUND_PAUSE).await;
         }
-        restoring.propose().await?;
-        let index = restoring.tell(&snapshot, written, removed).await?;
+        let index = restoring.tell(&snapshot).await?;
+        let Restoring {
+            written, removed, ..
+        } = restoring;
         tracing::info!(
             frame = snapshot.newest.get(),
             written,
             removed,
-            settings,
             "state restored from a snapshot"
         );
         Ok(Restored {
             snapshot,
             written,
             removed,
-            settings,
             index,
         })
+    }
+
+    /// Refuses the snapshot of another timeline, unless that is what was asked for.
+    fn admit(&self, found: Option<u128>, scope: RestoreScope) -> Result<(), SnapshotFileError> {
+        match (found, self.state().timeline) {
+            (Some(found), Some(ours)) if found != ours.0 && scope == RestoreScope::OwnTimeline => {
+                let found = TimelineId(found);
+                Err(SnapshotFileError::OtherTimeline { found, ours })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether it is another thing once somebody leads.
+fn passes(error: &SnapshotFileError) -> bool {
+    match error {
+        SnapshotFileError::Propose { source, .. } => matches!(
+            source,
+            ProposeError::NotLeader { .. } | ProposeError::Unknown { .. }
+        ),
+        SnapshotFileError::Behind(_) => true,
+        _ => false,
     }
 }
 
@@ -185,11 +198,37 @@ struct Restoring<'a> {
     replica: &'a Replica,
     stamper: Stamper,
     group: CommandGroup,
-    done: u64,
+    written: u64,
+    removed: u64,
+    /// Those that were made before this round, and those that were left at its beginning.
     of: u64,
 }
 
 impl Restoring<'_> {
+    /// Makes all changes that the state lacks now.
+    async fn bring_back(
+        &mut self,
+        then: &Arc<StateView>,
+        timeline: Option<u128>,
+        scope: RestoreScope,
+    ) -> Result<(), SnapshotFileError> {
+        self.replica.read_barrier().await?;
+        // It may not have been known before.
+        self.replica.admit(timeline, scope)?;
+        let (now, then) = (self.replica.state(), then.clone());
+        // Each entry is looked at, and there may be millions of them.
+        let changes = blocking(move || Ok(differences(&now, &then))).await?;
+        self.of = self.written + self.removed + changes.len() as u64;
+        self.stamper.set_time(self.replica.now());
+        for change in changes {
+            match change {
+                Change::Write(entry) => self.write(&entry).await?,
+                Change::Remove(entry) => self.remove(&entry).await?,
+            }
+        }
+        self.propose().await
+    }
+
     /// Writes an entry as it was, under an id and a time of its own: it is another event.
     async fn write(&mut self, entry: &Entry) -> Result<(), SnapshotFileError> {
         let line = entry.line();
@@ -254,9 +293,14 @@ impl Restoring<'_> {
         if group.is_empty() {
             return Ok(());
         }
-        let commands = group.len() as u64;
-        self.record(group).await?;
-        self.done += commands;
+        for outcome in self.record(group).await? {
+            match outcome {
+                Outcome::Stored { .. } => self.written += 1,
+                Outcome::Deleted { .. } => self.removed += 1,
+                // somebody else has removed it meanwhile
+                _ => {}
+            }
+        }
         // The group after it is of a later moment.
         self.stamper.set_time(self.replica.now());
         Ok(())
@@ -279,7 +323,7 @@ impl Restoring<'_> {
                 }
                 Err(source) => {
                     return Err(SnapshotFileError::Propose {
-                        done: self.done,
+                        done: self.written + self.removed,
                         of: self.of,
                         source,
                     });
@@ -289,15 +333,15 @@ impl Restoring<'_> {
     }
 
     /// Tells all followers that the state is what it was, and gives the frame that does.
-    async fn tell(
-        &mut self,
-        snapshot: &SnapshotInfo,
-        written: u64,
-        removed: u64,
-    ) -> Result<Index, SnapshotFileError> {
+    async fn tell(&mut self, snapshot: &SnapshotInfo) -> Result<Index, SnapshotFileError> {
+        // An id that is given is remembered: it is told once, however often it is sent.
         let json = format!(
-            r#"{{"Topic":"{TOPIC}","Type":"{TYPE}","Payload":{{"Newest":{},"Made":"{}","Written":{written},"Removed":{removed}}}}}"#,
-            snapshot.newest, snapshot.made
+            r#"{{"Topic":"{TOPIC}","Type":"{TYPE}","Id":"restore-{}","Payload":{{"Newest":{},"Made":"{}","Written":{},"Removed":{}}}}}"#,
+            TimelineId(tidings_host::ulid().0),
+            snapshot.newest,
+            snapshot.made,
+            self.written,
+            self.removed
         );
         let mut group = CommandGroup::new();
         let added = NewEvent::parse(json.as_bytes())
@@ -307,9 +351,20 @@ impl Restoring<'_> {
             key: String::new(),
             source,
         })?;
-        let outcomes = self.record(group).await?;
-        let index = outcomes.iter().find_map(Outcome::index);
-        Ok(index.unwrap_or_default())
+        let mut round = 1;
+        loop {
+            match self.record(group.clone()).await {
+                Ok(outcomes) => {
+                    let index = outcomes.iter().find_map(Outcome::index);
+                    return Ok(index.unwrap_or_default());
+                }
+                Err(error) if passes(&error) && round < ROUNDS_MAX => {
+                    round += 1;
+                    time::sleep(ROUND_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use tidings_timeline::StateView;
 use tokio::io::AsyncWrite;
 
 use super::{
-    Head, PIECE_BYTES, SEGMENTS_PER_BLOCK, SnapshotFileError, SnapshotInfo,
+    Head, PIECE_BYTES, SEGMENTS_PER_BLOCK, SnapshotFileError, SnapshotInfo, blocking,
     blocks::{BlockWriter, kind},
 };
 use crate::{
@@ -63,6 +63,11 @@ impl Replica {
             SaveHistory::LeftOut => Vec::new(),
         };
         let frame = head.frame.get();
+        let (state, state_crc) = blocking(move || {
+            let crc = crc32fast::hash(&state);
+            Ok((state, crc))
+        })
+        .await?;
         let head = Head {
             made: self.now().as_unix_micros(),
             node: self.node_name().to_owned(),
@@ -72,7 +77,7 @@ impl Replica {
             oldest: digests.first().map_or(frame + 1, |first| first.first.get()),
             entries: view.entries_len() as u64,
             state_bytes: state.len() as u64,
-            state_crc: crc32fast::hash(&state),
+            state_crc,
             segments: digests.len() as u64,
             history_bytes: digests.iter().map(|segment| segment.bytes).sum(),
         };

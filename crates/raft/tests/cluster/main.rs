@@ -12,5 +12,6 @@ mod network;
 mod partition;
 mod proxy;
 mod refuse;
+mod restore;
 mod snapshot;
 mod tls;

@@ -3,7 +3,8 @@ use std::{collections::BTreeMap, path::Path};
 use proptest::prelude::*;
 use tidings_event::Index;
 use tidings_raft::{
-    Replica, RestoreScope, SaveHistory, SnapshotFileError, found_from_snapshot, snapshot_inspect,
+    Replica, RestoreScope, Restored, SaveHistory, SnapshotFileError, found_from_snapshot,
+    snapshot_inspect,
 };
 use tidings_timeline::{RetentionSettings, Settings, StateView};
 
@@ -14,6 +15,14 @@ async fn saved(replica: &Replica, history: SaveHistory) -> Vec<u8> {
     let info = replica.snapshot_save(&mut file, history).await.unwrap();
     assert_eq!(info.file_bytes, file.len() as u64);
     file
+}
+
+/// More than any state of these tests has.
+const STATE_BYTES_MAX: u64 = 1 << 20;
+
+async fn restore(replica: &Replica, file: &[u8]) -> Result<Restored, SnapshotFileError> {
+    let scope = RestoreScope::OwnTimeline;
+    replica.snapshot_restore(file, scope, STATE_BYTES_MAX).await
 }
 
 /// Entries without what tells when they were written.
@@ -85,7 +94,7 @@ async fn a_saved_snapshot_tells_what_it_holds() {
 
 /// G3: indexes go on, and what was recorded stays.
 #[tokio::test]
-async fn a_restore_brings_entries_and_settings_back_as_changes_of_their_own() {
+async fn g3_a_restore_brings_entries_back_as_changes_of_their_own() {
     let mut server = Server::new();
     let replica = with_entries(&mut server).await;
     let file = saved(&replica, SaveHistory::Included).await;
@@ -105,13 +114,14 @@ async fn a_restore_brings_entries_and_settings_back_as_changes_of_their_own() {
     let newest = replica.state().index;
     assert_ne!(entries(&replica.state()), before);
 
-    let scope = RestoreScope::OwnTimeline;
-    let restored = replica.snapshot_restore(&file[..], scope).await.unwrap();
+    let restored = restore(&replica, &file).await.unwrap();
     assert_eq!((restored.written, restored.removed), (1, 1));
-    assert!(restored.settings);
     let state = replica.state();
     assert_eq!(entries(&state), before);
-    assert_eq!(*state.settings, settings());
+    assert_eq!(
+        state.settings.retention.age_s, 5,
+        "settings are the servers'"
+    );
     assert_eq!(restored.index, Index(newest.get() + 3));
     assert_eq!(state.index, restored.index);
     let after = lines(&server.config.data_dir);
@@ -131,11 +141,8 @@ async fn a_restore_brings_entries_and_settings_back_as_changes_of_their_own() {
     );
 
     // Once more changes nothing but for the event that tells of it.
-    let again = replica.snapshot_restore(&file[..], scope).await.unwrap();
-    assert_eq!(
-        (again.written, again.removed, again.settings),
-        (0, 0, false)
-    );
+    let again = restore(&replica, &file).await.unwrap();
+    assert_eq!((again.written, again.removed), (0, 0));
     assert_eq!(again.index, restored.index.next());
     replica.shutdown().await;
     let replica = server.open().await;
@@ -152,12 +159,12 @@ async fn a_snapshot_of_another_timeline_is_refused_unless_it_is_asked_for() {
     let other = Server::new();
     let replica = other.open().await;
     let before = replica.state().index;
-    let own = RestoreScope::OwnTimeline;
-    let refused = replica.snapshot_restore(&file[..], own).await.unwrap_err();
+    let refused = restore(&replica, &file).await.unwrap_err();
     assert_eq!(refused.code(), "other_timeline");
     assert_eq!(replica.state().index, before);
     let any = RestoreScope::AnyTimeline;
-    let restored = replica.snapshot_restore(&file[..], any).await.unwrap();
+    let restored = replica.snapshot_restore(&file[..], any, STATE_BYTES_MAX);
+    let restored = restored.await.unwrap();
     assert_eq!((restored.written, restored.removed), (3, 0));
     assert_eq!(replica.state().entries_len(), 3);
     replica.shutdown().await;
@@ -181,13 +188,18 @@ async fn a_snapshot_that_is_cut_or_changed_is_refused_and_nothing_changes() {
     }
     let longer = [&file[..], b"x"].concat();
     assert!(snapshot_inspect(&longer[..]).await.is_err());
-    let scope = RestoreScope::OwnTimeline;
     for at in [9, file.len() / 2, file.len() - 1] {
-        let cut = replica.snapshot_restore(&file[..at], scope).await;
+        let cut = restore(&replica, &file[..at]).await;
         assert_eq!(cut.unwrap_err().code(), "snapshot_damaged");
+        let mut changed = file.clone();
+        changed[at] ^= 1;
+        let changed = restore(&replica, &changed).await;
+        assert_eq!(changed.unwrap_err().code(), "snapshot_damaged");
     }
-    let other = replica.snapshot_restore(&b"{\"Index\":1}"[..], scope).await;
-    let other = other.unwrap_err();
+    let scope = RestoreScope::OwnTimeline;
+    let too_large = replica.snapshot_restore(&file[..], scope, 100).await;
+    assert_eq!(too_large.unwrap_err().code(), "snapshot_too_large");
+    let other = restore(&replica, b"{\"Index\":1}").await.unwrap_err();
     assert!(matches!(other, SnapshotFileError::NotASnapshot { .. }));
     assert!(other.to_string().contains("tidings snapshot save"));
     assert_eq!(replica.state().index, before);
@@ -244,11 +256,20 @@ async fn nothing_is_founded_with_a_damaged_snapshot() {
     let mut file = saved(&replica, SaveHistory::Included).await;
     replica.shutdown().await;
     let last = file.len() - 200;
+    let whole = file.clone();
     file[last] ^= 1;
     let dir = tempfile::tempdir().unwrap();
     let founded = found_from_snapshot(dir.path(), "n9", &file[..]).await;
     assert_eq!(founded.unwrap_err().code(), "snapshot_damaged");
     assert!(!dir.path().join("node").exists());
+    // A good copy is taken after it, though much of the other has come.
+    let other = tempfile::tempdir().unwrap();
+    let cut = found_from_snapshot(other.path(), "n9", &file[..last]).await;
+    assert_eq!(cut.unwrap_err().code(), "snapshot_damaged");
+    let founded = found_from_snapshot(other.path(), "n9", &whole[..]).await;
+    assert_eq!(founded.unwrap().newest, Index(23));
+    let report = tidings_store::verify(other.path(), &mut |_| {}).unwrap();
+    assert_eq!(report.faults, []);
     // What had come is in the way of nobody.
     let mut fresh = Server::new();
     fresh.config.data_dir = dir.path().to_owned();
