@@ -295,6 +295,12 @@ impl Agent {
                 config.limits.clone(),
             )
         };
+        if token != self.token
+            && let Err(reason) = self.role.set_token(token.as_ref())
+        {
+            not_reloaded(&reason);
+            return server;
+        }
         let changed = token != self.token || surface(&self.config) != surface(&reloaded.config);
         let server = if changed {
             let api = wiring::api(&reloaded.config, token.as_ref());

@@ -205,6 +205,40 @@ async fn a_reload_takes_over_a_new_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_shows_servers_the_new_token_of_an_agent_without_a_timeline() {
+    let dir = TempDir::new().unwrap();
+    let token_file = dir.path().join("token");
+    let (old, new) = ("old-0123456789abcdef", "new-0123456789abcdef");
+    std::fs::write(&token_file, old).unwrap();
+    let mut of_server = config(&dir.path().join("server"));
+    of_server.http.token_file = Some(token_file.clone());
+    let server = Running::start(of_server.clone()).await;
+    let mut of_relay = config(&dir.path().join("relay"));
+    of_relay.http.token_file = Some(token_file.clone());
+    of_relay.relay.servers = vec![server.http.to_string()];
+    let relay = Running::start(of_relay.clone()).await;
+    let publish = async |token| {
+        ask(relay.http, "POST /v1/events", Some(token), EVENT)
+            .await
+            .0
+    };
+    assert_eq!(publish(old).await, 200);
+
+    std::fs::write(&token_file, new).unwrap();
+    server.reload.send(of_server).await.unwrap();
+    relay.reload.send(of_relay).await.unwrap();
+    // 202 while the one shows what the other does not take any more: nothing is lost by it.
+    patiently(async {
+        while publish(new).await != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    relay.stop().await.unwrap();
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_turns_streams_off_and_publishing_goes_on() {
     let dir = TempDir::new().unwrap();
     let mut config = config(dir.path());

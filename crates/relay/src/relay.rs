@@ -17,6 +17,7 @@ use tidings_api::{
 };
 use tidings_client::{
     Client, ClientError, ConfigError, EventStream, From, PassedRequest, StreamEvent, StreamRequest,
+    Token,
 };
 use tidings_event::{DigestFilter, Index};
 use tidings_timeline::{
@@ -158,6 +159,14 @@ impl Relay {
         }
         let spool = self.inner.spool.clone();
         let _ = tokio::task::spawn_blocking(move || spool.stop()).await;
+    }
+
+    /// Shows the servers this secret from now on.
+    ///
+    /// # Errors
+    /// When it cannot stand in a header: the old one is shown on.
+    pub fn set_token(&self, token: Option<Token>) -> Result<(), ConfigError> {
+        self.inner.servers.set_token(token)
     }
 
     /// What it waits for, as a sentence; `None` when a server is reached.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_client::{Client, ClientConfig, ConfigError, Url};
+use parking_lot::Mutex;
+use tidings_client::{Client, ClientConfig, ConfigError, Token, Url};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +42,8 @@ pub(crate) enum Reach {
 pub(crate) struct Servers {
     client: Arc<watch::Sender<Option<Client>>>,
     reach: Arc<watch::Sender<Reach>>,
-    template: ClientConfig,
+    /// Of every client, but for its addresses.
+    template: Arc<Mutex<ClientConfig>>,
 }
 
 impl Servers {
@@ -49,7 +51,7 @@ impl Servers {
         let servers = Servers {
             client: Arc::new(watch::Sender::new(None)),
             reach: Arc::new(watch::Sender::new(Reach::Unknown)),
-            template: ClientConfig {
+            template: Arc::new(Mutex::new(ClientConfig {
                 addresses: Vec::new(),
                 token: config.token.clone(),
                 namespace: None,
@@ -58,7 +60,7 @@ impl Servers {
                 retry_delay_max: RETRY_DELAY_MAX,
                 heartbeat: config.heartbeat,
                 ..ClientConfig::default()
-            },
+            })),
         };
         if !config.servers.is_empty() {
             servers.know(config.servers.clone())?;
@@ -68,12 +70,26 @@ impl Servers {
 
     /// Asks these from now on.
     fn know(&self, addresses: Vec<Url>) -> Result<(), ConfigError> {
+        let template = self.template.lock().clone();
         let client = Client::new(ClientConfig {
             addresses,
-            ..self.template.clone()
+            ..template
         })?;
         self.client.send_replace(Some(client));
         Ok(())
+    }
+
+    /// Shows this secret from now on; requests and streams under way end or begin anew with it.
+    pub(crate) fn set_token(&self, token: Option<Token>) -> Result<(), ConfigError> {
+        let before = std::mem::replace(&mut self.template.lock().token, token);
+        let Some(client) = self.client() else {
+            return Ok(());
+        };
+        let known = self.know(client.config().addresses.clone());
+        if known.is_err() {
+            self.template.lock().token = before;
+        }
+        known
     }
 
     /// Looks for servers until it is stopped, whenever none is reached.

@@ -22,6 +22,7 @@ use tidings_timeline::Settings;
 use crate::config::{Config, PeersConfig};
 use crate::error::StartError;
 use crate::reserved_port::ReservedPort;
+use crate::token::TokenText;
 pub(crate) use relay::Relay;
 pub(crate) use server::Server;
 
@@ -115,6 +116,15 @@ impl Role {
             Role::Server(server) => server.settle(settings).await,
             // Servers have settings.
             Role::Relay(_) => Ok(()),
+        }
+    }
+
+    /// Shows others this secret from now on; the error is a sentence.
+    pub(crate) fn set_token(&self, token: Option<&TokenText>) -> Result<(), String> {
+        match self {
+            // Servers prove with certificates who they are.
+            Role::Server(_) => Ok(()),
+            Role::Relay(relay) => relay.set_token(token),
         }
     }
 

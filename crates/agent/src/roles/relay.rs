@@ -39,7 +39,6 @@ impl Relay {
                 ),
             });
         }
-        // Servers of one cluster have one token; it was checked when the agent took it for itself.
         let token = configured_token(&config.http)
             .map_err(|source| StartError::Token { source })?
             .map(|file| file.token);
@@ -65,9 +64,20 @@ impl Relay {
         self.relay.company()
     }
 
+    /// Shows the servers this secret from now on; the error is a sentence.
+    pub(crate) fn set_token(&self, token: Option<&TokenText>) -> Result<(), String> {
+        let set = self.relay.set_token(client_token(token));
+        set.map_err(|error| crate::error_chain(&error))
+    }
+
     pub(crate) async fn shutdown(&self) {
         self.relay.shutdown().await;
     }
+}
+
+/// Servers of one cluster have one token. It was checked when the agent took it for itself.
+fn client_token(token: Option<&TokenText>) -> Option<Token> {
+    token.and_then(|token| Token::new(token.as_str()).ok())
 }
 
 fn relay_config(config: &Config, data_dir: &Path, token: Option<&TokenText>) -> RelayConfig {
@@ -77,7 +87,7 @@ fn relay_config(config: &Config, data_dir: &Path, token: Option<&TokenText>) -> 
         servers: servers
             .filter_map(|address| ClientConfig::parse_address(address).ok())
             .collect(),
-        token: token.and_then(|token| Token::new(token.as_str()).ok()),
+        token: client_token(token),
         answer_within: config.relay.answer_within,
         heartbeat: config.stream.heartbeat,
         upstreams_max: config.relay.upstreams_max,
