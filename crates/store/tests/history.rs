@@ -810,3 +810,37 @@ fn a_history_whose_oldest_segments_are_gone_is_refused() {
     History::open(dir.path(), config).unwrap();
     fs::write(lines(5), before).unwrap();
 }
+
+/// What a power cut may leave of a segment that was just begun, whatever the file system makes durable
+/// first.
+#[test]
+fn an_index_that_a_crash_left_without_lines_is_taken_over() {
+    for sealed_before in [0, 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut frames = Frames::new();
+        let mut history = open(dir.path());
+        let mut first = 1;
+        for _ in 0..sealed_before {
+            history.append(&frames.batch(4, 50)).unwrap();
+            seal(&mut history);
+            first += 4;
+        }
+        history.sync().unwrap();
+        drop(history);
+        fs::remove_file(file(dir.path(), first, "ndjson")).unwrap();
+        assert!(file(dir.path(), first, "idx").exists());
+        if sealed_before == 0 {
+            // Nor is it known where the history begins.
+            fs::remove_file(dir.path().join("oldest")).unwrap();
+        }
+
+        let mut history = open(dir.path());
+        history.check_oldest(Index(1)).unwrap();
+        history.append(&frames.batch(4, 50)).unwrap();
+        seal(&mut history);
+        history.sync().unwrap();
+        drop(history);
+        let history = checked(dir.path()).unwrap();
+        assert_eq!(history.newest(), Index(first + 3));
+    }
+}

@@ -163,7 +163,7 @@ impl History {
     /// [`StoreError::Io`] for the rest.
     pub fn open(dir: &Path, config: HistoryConfig) -> Result<(Self, HistoryReport), StoreError> {
         disk::create_dir(dir)?;
-        let (mut found, orphans) = find_segments(dir, true, config.durable_to)?;
+        let (mut found, mut orphans) = find_segments(dir, true, config.durable_to)?;
         let noted = oldest::check(dir, &found, config.durable_to)?;
         let durable_to = config.durable_to.unwrap_or_default();
         let leftover: Vec<u64> = found
@@ -197,6 +197,10 @@ impl History {
             }
             None => create_segment(dir, first)?,
         };
+        // A crash may have left the index of a segment that was just begun, and not its lines: it
+        // belongs to the segment that was begun anew under this name.
+        let of_active = dir.join(DiskName::HistoryIndex(first).file_name());
+        orphans.retain(|path| *path != of_active);
         if noted.is_none() {
             let oldest = sealed.first().map_or(first, |segment| segment.first);
             oldest::write(dir, oldest)?;
