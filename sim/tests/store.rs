@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidings_event::{Index, Limits, NewEvent, Timestamp};
 use tidings_host::simulated::{self, Disk, world};
-use tidings_store::{History, HistoryConfig, LogRecord, RaftLog, RaftLogConfig, VerifyOnStart};
+use tidings_store::{
+    History, HistoryConfig, LogRecord, RaftLog, RaftLogConfig, StoreError, VerifyOnStart,
+};
 use tidings_timeline::{Applied, Batch, CommandGroup, Settings, Stamper, StateMachine};
 
 const SEEDS: u64 = 100;
@@ -74,16 +76,99 @@ fn batch(n: u64) -> Batch {
     }
 }
 
-fn open_history(life: &str, disk: &Arc<Disk>) -> History {
+fn try_open_history(life: &str, disk: &Arc<Disk>) -> Result<History, StoreError> {
     world::mount(life, disk);
     let config = HistoryConfig {
         verify: VerifyOnStart::All,
         durable_to: Some(Index::ZERO),
     };
     let dir = format!("/{life}/history");
-    let (mut history, _) = History::open(Path::new(&dir), config).unwrap();
-    history.cut_after(Index::ZERO).unwrap();
-    history
+    let (mut history, _) = History::open(Path::new(&dir), config)?;
+    history.cut_after(Index::ZERO)?;
+    history.check_oldest(Index::FIRST)?;
+    Ok(history)
+}
+
+fn open_history(life: &str, disk: &Arc<Disk>) -> History {
+    try_open_history(life, disk).unwrap()
+}
+
+fn append(history: &mut History, timeline: &mut StateMachine, frames: u64) {
+    for n in 1..=frames {
+        let Applied { frames, .. } = timeline.apply(&batch(n)).unwrap();
+        history.append(&frames.unwrap()).unwrap();
+    }
+}
+
+/// A power cut in the middle of bringing a sealed segment to the disk leaves nothing that the next
+/// start refuses: no end of its index without the beginning.
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_while_a_segment_is_sealed_is_no_damage() {
+    for seed in 0..SEEDS {
+        simulated::begin(seed);
+        let disk = Disk::new("a", 64 << 20);
+        let mut history = open_history("a-1", &disk);
+        let mut timeline = StateMachine::new(Settings::default());
+        append(&mut history, &mut timeline, 100);
+        let pending = history.seal().unwrap().unwrap();
+        disk.cut_after(seed % 5 + 1);
+        let _ = pending.complete();
+
+        let disk = disk.after_power_cut();
+        let opened = try_open_history("a-2", &disk);
+        assert!(opened.is_ok(), "seed {seed}: {opened:?}");
+        simulated::end();
+    }
+}
+
+/// Of a start that failed to take the end off an index, the next one knows nothing: it takes it off
+/// once more, though it looks as if it were done.
+#[tokio::test(start_paused = true)]
+async fn a_footer_that_a_failed_flush_left_on_the_disk_goes_at_the_next_start() {
+    for seed in 0..SEEDS {
+        simulated::begin(seed);
+        let disk = Disk::new("a", 64 << 20);
+        let mut history = open_history("a-1", &disk);
+        let mut timeline = StateMachine::new(Settings::default());
+        append(&mut history, &mut timeline, 40);
+        history.seal().unwrap().unwrap().complete().unwrap();
+
+        let disk = disk.after_kill();
+        disk.set_faults(|faults| faults.fail_next_sync = true);
+        assert!(try_open_history("a-2", &disk).is_err(), "seed {seed}");
+
+        let disk = disk.after_kill();
+        let mut history = open_history("a-3", &disk);
+        let mut timeline = StateMachine::new(Settings::default());
+        append(&mut history, &mut timeline, 20);
+
+        let disk = disk.after_power_cut();
+        let opened = try_open_history("a-4", &disk);
+        assert!(opened.is_ok(), "seed {seed}: {opened:?}");
+        simulated::end();
+    }
+}
+
+/// A power cut in the first start may leave the index of a segment without its lines; the next start
+/// begins with it, and does not remove it as a leftover.
+#[tokio::test(start_paused = true)]
+async fn a_segment_that_is_begun_anew_keeps_its_index() {
+    for seed in 0..SEEDS {
+        simulated::begin(seed);
+        let disk = Disk::new("a", 64 << 20);
+        disk.cut_after(seed % 20 + 1);
+        let _ = try_open_history("a-1", &disk);
+
+        let disk = disk.after_power_cut();
+        let mut history = open_history("a-2", &disk);
+        let mut timeline = StateMachine::new(Settings::default());
+        append(&mut history, &mut timeline, 3);
+        for name in ["00000000000000000001.ndjson", "00000000000000000001.idx"] {
+            let found = disk.peek(&Path::new("/a-2/history").join(name));
+            assert!(found.is_some(), "seed {seed}: {name}");
+        }
+        simulated::end();
+    }
 }
 
 /// A start without a snapshot makes the history again; a power cut in the middle of it leaves nothing

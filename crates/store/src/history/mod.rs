@@ -665,6 +665,9 @@ impl History {
     }
 
     fn use_segment(&mut self, lines: File, index: File, first: u64, bytes: u64) {
+        // What a segment had left that never was is part of this one now.
+        let path = self.files.path(DiskName::HistoryIndex(first));
+        self.orphans.retain(|orphan| *orphan != path);
         self.lines = Arc::new(lines);
         self.index = Arc::new(index);
         self.first = first;
@@ -714,7 +717,7 @@ impl UnsyncedFiles {
 
 /// A segment that is complete but for its way to the disk; see [`History::seal`].
 ///
-/// Its footer is written last: whoever finds a footer may rely on the lines. A segment without one
+/// Its footer is written last: whoever finds a footer may rely on the lines and on their index. A segment without one
 /// that is not the newest is a seal that was interrupted; it lies after the last snapshot, and is
 /// made again from the Raft log.
 #[derive(Debug)]
@@ -766,6 +769,9 @@ impl PendingSeal {
             return Err(std::io::Error::other("medium error"));
         }
         self.lines.sync_all()?;
+        // Apart from the footer: of what one sync brings to the disk a power failure may leave the end
+        // without the beginning.
+        self.index.sync_all()?;
         self.index
             .write_all_at(&self.footer.encode(), self.index_end)?;
         self.index.sync_all()?;

@@ -302,10 +302,12 @@ pub(crate) fn open_active(
 }
 
 /// Takes off, durably, what lies behind `end`.
+///
+/// Also where the file is that short already: that may be so in memory alone. Of a flush that failed
+/// the system forgets what it did not write, and only what is done once more is written again.
 fn cut_to(file: &File, end: u64) -> std::io::Result<()> {
-    if file.metadata()?.len() <= end {
-        return Ok(());
-    }
+    let end = file.metadata()?.len().min(end);
+    file.set_len(end + 1)?;
     file.set_len(end)?;
     file.sync_all()
 }
