@@ -98,7 +98,7 @@ pub fn set_aside(data_dir: &Path) -> Result<SetAside, OpenError> {
     let mut moved = Vec::new();
     for name in ASIDE {
         let from = data_dir.join(name);
-        if !from.try_exists().map_err(aside(&from))? {
+        if !is_there(&from).map_err(aside(&from))? {
             continue;
         }
         let to = match &folder {
@@ -123,6 +123,15 @@ pub fn set_aside(data_dir: &Path) -> Result<SetAside, OpenError> {
     })
 }
 
+/// As `Path::try_exists`, of the host's files.
+fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// A folder that was not there before.
 fn new_folder(data_dir: &Path) -> io::Result<PathBuf> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -133,7 +142,7 @@ fn new_folder(data_dir: &Path) -> io::Result<PathBuf> {
             n => format!("{FOLDER_PREFIX}{seconds}.{n}"),
         };
         let folder = data_dir.join(name);
-        if !folder.try_exists()? {
+        if !is_there(&folder)? {
             fs::create_dir_all(&folder)?;
             return Ok(folder);
         }
@@ -144,7 +153,7 @@ fn new_folder(data_dir: &Path) -> io::Result<PathBuf> {
 /// Notes what was found damaged, for the next start.
 pub(crate) fn note_damage(data_dir: &Path, what: &str) -> io::Result<()> {
     let path = data_dir.join(DAMAGED_FILE);
-    if path.try_exists()? {
+    if is_there(&path)? {
         return Ok(());
     }
     fs::write(&path, format!("{what}\n"))?;
