@@ -1,7 +1,9 @@
 //! All servers of a run, and what was seen of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidings_host::simulated::{Mutex, MutexGuard};
 use tidings_raft::{MemberRole, Role};
@@ -11,13 +13,15 @@ use crate::scenario::Scenario;
 use crate::server::{Server, Status};
 use crate::trace::Trace;
 
-const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 pub(crate) struct Cluster {
     servers: Mutex<Vec<Arc<Server>>>,
     pub scenario: Scenario,
     pub trace: Trace,
     evidence: Mutex<Evidence>,
+    /// Whether somebody is at one of the servers: damages it, mends it, takes it out.
+    operated: AtomicBool,
 }
 
 impl Cluster {
@@ -33,6 +37,7 @@ impl Cluster {
             scenario,
             trace,
             evidence: Mutex::default(),
+            operated: AtomicBool::new(false),
         })
     }
 
@@ -45,11 +50,12 @@ impl Cluster {
     }
 
     /// Adds a server that joins the others; `None` when there are enough.
-    pub fn add_server(&self) -> Option<Arc<Server>> {
+    pub fn add_server(&self, standby: bool) -> Option<Arc<Server>> {
         let mut servers = self.servers.lock();
         let name = NAMES.get(servers.len())?;
         let join = servers.iter().map(|server| server.address()).collect();
         let server = Server::new(name, &self.scenario, (0, join), &self.trace);
+        server.wishes.standby.store(standby, Ordering::Relaxed);
         servers.push(server.clone());
         Some(server)
     }
@@ -61,46 +67,89 @@ impl Cluster {
             .find(|server| server.access().is_some_and(|a| a.replica.is_leader()))
     }
 
+    /// The servers of which nobody wanted that they go.
+    pub fn wanted(&self) -> Vec<Arc<Server>> {
+        let mut servers = self.servers();
+        servers.retain(|server| !server.wishes.removal_asked.load(Ordering::Relaxed));
+        servers
+    }
+
+    /// Begins work at one of the servers; `false` while there is some: at most one is damaged or on its
+    /// way out at a time.
+    pub fn begin_operation(&self) -> bool {
+        !self.operated.swap(true, Ordering::Relaxed)
+    }
+
+    pub fn end_operation(&self) {
+        self.operated.store(false, Ordering::Relaxed);
+    }
+
+    pub fn is_operated(&self) -> bool {
+        self.operated.load(Ordering::Relaxed)
+    }
+
+    /// Who is in the cluster, as the one says that leads it.
+    pub fn members(&self) -> Option<BTreeMap<u64, MemberRole>> {
+        let access = self.leader()?.access()?;
+        let members = access.replica.members().into_iter();
+        Some(
+            members
+                .map(|member| (member.node_id, member.role))
+                .collect(),
+        )
+    }
+
     /// Why the servers are not at rest, all alike; `None` when they are.
     pub fn unrest(&self) -> Option<String> {
+        let Some(members) = self.members() else {
+            return Some("nobody leads".to_owned());
+        };
         let mut applied = None;
-        let servers = self.servers();
-        for server in &servers {
+        let mut there = BTreeSet::new();
+        for server in self.servers() {
+            let name = &server.name;
+            let id = server.node_id();
+            let Some((id, role)) = id.and_then(|id| Some((id, *members.get(&id)?))) else {
+                match outsider(&server) {
+                    Ok(()) => continue,
+                    Err(unrest) => return Some(unrest),
+                }
+            };
+            there.insert(id);
             let Some(access) = server.access() else {
                 return Some(match server.status() {
-                    Status::Refuses(reason) => format!("{} does not start: {reason}", server.name),
-                    status => format!("{} is {status:?}", server.name),
+                    Status::Refuses(reason) => format!("{name} does not start: {reason}"),
+                    status => format!("{name} is {status:?}"),
                 });
             };
+            if server.wishes.removed.load(Ordering::Relaxed) {
+                return Some(format!("{name} was removed and is a {role:?}"));
+            }
             let status = access.replica.status();
-            let here = (status.applied, status.frames_newest);
             if status.leader.is_none() {
-                return Some(format!("{} knows no leader", server.name));
+                return Some(format!("{name} knows no leader"));
             }
-            let votes = status
-                .members
-                .iter()
-                .filter(|member| member.role == MemberRole::Voter)
-                .count();
-            if votes != servers.len() || status.role == Role::Learner {
-                return Some(format!(
-                    "{} knows {votes} voters of {}",
-                    server.name,
-                    servers.len()
-                ));
+            let may_stand_by = server.wishes.standby.load(Ordering::Relaxed)
+                && !server.wishes.promoted.load(Ordering::Relaxed);
+            let is_settled = match role {
+                MemberRole::Voter => status.role != Role::Learner,
+                MemberRole::Standby => may_stand_by,
+                MemberRole::Learner => false,
+            };
+            if !is_settled {
+                return Some(format!("{name} is a {role:?} and {:?}", status.role));
             }
+            let here = (status.applied, status.frames_newest, status.members.len());
             match applied {
-                None => applied = Some((here, server.name.clone())),
+                None => applied = Some((here, name.clone())),
                 Some((there, ref first)) if there != here => {
-                    return Some(format!(
-                        "{first} is at {there:?} and {} at {here:?}",
-                        server.name
-                    ));
+                    return Some(format!("{first} is at {there:?} and {name} at {here:?}"));
                 }
                 Some(_) => {}
             }
         }
-        None
+        let gone = members.keys().find(|id| !there.contains(id));
+        gone.map(|id| format!("{id} is a member, and no server has this number"))
     }
 
     /// The histories, as they lie on the disks.
@@ -120,6 +169,23 @@ impl Cluster {
                 segments: segments.collect(),
             }
         };
-        self.servers().iter().map(read).collect()
+        let servers = self.servers();
+        let members = servers.iter().filter(|server| server.access().is_some());
+        members.map(read).collect()
+    }
+}
+
+/// Whether it is well that a server is not in the cluster.
+fn outsider(server: &Server) -> Result<(), String> {
+    let name = &server.name;
+    if !server.wishes.removal_asked.load(Ordering::Relaxed) {
+        return Err(format!(
+            "{name} is not in the cluster, and is {:?}",
+            server.status()
+        ));
+    }
+    match server.status() {
+        Status::Refuses(reason) if reason.contains("was removed") => Ok(()),
+        status => Err(format!("{name} was removed and is {status:?}")),
     }
 }

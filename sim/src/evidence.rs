@@ -43,6 +43,18 @@ pub(crate) struct SetCall {
     pub result: SetResult,
 }
 
+/// A read that was to see everything acknowledged before it.
+#[derive(Debug, Clone)]
+pub(crate) struct Read {
+    pub name: String,
+    pub server: String,
+    pub asked: Duration,
+    /// The newest index that anybody had been told when it was asked for.
+    pub told: u64,
+    /// The newest index that it saw.
+    pub seen: u64,
+}
+
 /// What a follower was given.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Followed {
@@ -52,6 +64,8 @@ pub(crate) struct Followed {
     /// The first frame that it asked for.
     pub from: u64,
     pub lines: Vec<(u64, Bytes)>,
+    /// Whether its server was removed: it gets nothing more.
+    pub ends_early: bool,
     /// Frames that it was told it does not get: from, to before.
     pub gaps: Vec<(u64, u64)>,
 }
@@ -86,6 +100,7 @@ pub(crate) struct Evidence {
     pub served: BTreeMap<u64, (Bytes, String)>,
     pub acknowledged: Vec<Acknowledged>,
     pub sets: Vec<SetCall>,
+    pub reads: Vec<Read>,
     pub followed: BTreeMap<String, Followed>,
     pub histories: Vec<DiskHistory>,
     /// The newest frame in the end, and the oldest that is kept.
@@ -96,6 +111,16 @@ pub(crate) struct Evidence {
 }
 
 impl Evidence {
+    /// The newest index that anybody was told.
+    pub fn newest_told(&self) -> u64 {
+        let published = self.acknowledged.iter().map(|told| told.index);
+        let set = self.sets.iter().filter_map(|call| match call.result {
+            SetResult::Stored { index } => Some(index),
+            SetResult::Mismatch { .. } | SetResult::Unknown => None,
+        });
+        published.chain(set).max().unwrap_or_default()
+    }
+
     /// A whole line was given to somebody.
     pub fn serve(&mut self, index: u64, line: &Bytes, by: &str) {
         match self.served.get(&index) {

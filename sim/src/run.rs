@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::nemesis::torment;
 use crate::scenario::Scenario;
 use crate::trace::{Trace, note};
-use crate::workload::{follower, publisher, setter};
+use crate::workload::{follower, publisher, reader, setter};
 
 /// How long it may take, once nothing is wrong any more, until everybody is at rest and alike.
 const REST_WAIT_MAX: Duration = Duration::from_secs(120);
@@ -96,6 +96,11 @@ async fn run_here(scenario: Scenario, trace: Trace) -> Outcome {
         let rng = rng.fork(&name);
         programs.spawn(setter::set(cluster.clone(), name, rng, ends.clone()));
     }
+    for n in 0..scenario.readers {
+        let name = format!("r{n}");
+        let rng = rng.fork(&name);
+        programs.spawn(reader::read(cluster.clone(), name, rng, ends.clone()));
+    }
     for n in 0..scenario.followers {
         let name = format!("f{n}");
         let rng = rng.fork(&name);
@@ -163,6 +168,11 @@ fn judge(cluster: &Cluster) {
     let view = servers.iter().find_map(|server| server.access());
     let mut evidence = cluster.evidence();
     evidence.histories = histories;
+    for server in servers.iter().filter(|server| server.access().is_none()) {
+        if let Some(followed) = evidence.followed.get_mut(&follower::name_at(server)) {
+            followed.ends_early = true;
+        }
+    }
     if let Some(access) = view {
         let view = access.replica.state();
         evidence.newest = view.index.get();

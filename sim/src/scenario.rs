@@ -22,8 +22,14 @@ pub struct FaultKinds {
     pub failing_disks: bool,
     /// Clocks that jump.
     pub clocks: bool,
-    /// Servers that are added.
+    /// Servers that are added, some without a vote.
     pub members: bool,
+    /// Servers that are removed, also at once after they came, and new ones in their place.
+    pub removals: bool,
+    /// The lead that is passed on, and leaders that are cut off while who voted loses power.
+    pub elections: bool,
+    /// Bits that flip on the disk of one server, which is rebuilt then.
+    pub damage: bool,
 }
 
 /// One run.
@@ -41,6 +47,8 @@ pub struct Scenario {
     pub publishers: usize,
     /// Programs that compare and set.
     pub setters: usize,
+    /// Programs that read what is newest.
+    pub readers: usize,
     /// Programs that follow, beside one at each server.
     pub followers: usize,
     /// The settings of the timeline.
@@ -61,7 +69,7 @@ impl Scenario {
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x7469_6469_6e67_7321);
         let mut chance = |percent| rng.percent(percent);
-        let faults = FaultKinds {
+        let mut faults = FaultKinds {
             restarts: chance(80),
             partitions: chance(60),
             slow_network: chance(40),
@@ -70,6 +78,7 @@ impl Scenario {
             failing_disks: chance(20),
             clocks: chance(40),
             members: chance(30),
+            ..FaultKinds::default()
         };
         let retains = rng.percent(35);
         let retention = RetentionSettings {
@@ -81,7 +90,7 @@ impl Scenario {
             frames: 0,
             age_s: 0,
         };
-        Self {
+        let mut scenario = Self {
             seed,
             servers: if rng.percent(30) { 5 } else { 3 },
             faults_for: Duration::from_secs(rng.within(15..60)),
@@ -98,7 +107,14 @@ impl Scenario {
             snapshot_log_bytes: rng.within(16..400) << 10,
             log_entries_kept: rng.within(0..64),
             disk_bytes: 64 << 20,
-        }
+            readers: 0,
+        };
+        faults.removals = rng.percent(30);
+        faults.elections = rng.percent(35);
+        faults.damage = rng.percent(35);
+        scenario.faults = faults;
+        scenario.readers = rng.within(0..3) as usize;
+        scenario
     }
 
     /// The same without a fault.

@@ -1,8 +1,8 @@
 //! One server: the real replica on a disk, a network and a clock of the simulation.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use tidings_event::Timestamp;
@@ -10,6 +10,7 @@ use tidings_host::net::TcpListener;
 use tidings_host::simulated::{Disk, Mutex, world};
 use tidings_raft::{
     DiskLimits, PeersConfig, QueueLimits, Replica, ReplicaConfig, TcpTransport, VerifyHistory,
+    set_aside,
 };
 use tidings_timeline::BrokerConfig;
 use tokio::sync::watch;
@@ -22,6 +23,8 @@ use crate::trace::{Trace, note};
 const STOP_WAIT_MAX: Duration = Duration::from_secs(90);
 /// What is left of a server that was cut off is gone after this: no two lives of it overlap.
 const DOWN_MIN: Duration = Duration::from_millis(200);
+/// How often a rebuild is begun anew after power cuts in the middle of it.
+const REBUILDS_MAX: u32 = 5;
 
 /// How a server's life ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +48,25 @@ pub(crate) enum Status {
     Refuses(String),
 }
 
+/// What was done to a server's place in the cluster, by those who may.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    /// It waits for a person to give it its vote.
+    pub standby: AtomicBool,
+    /// Somebody was told that it has its vote.
+    pub promoted: AtomicBool,
+    /// Somebody asked for its removal: it may be gone.
+    pub removal_asked: AtomicBool,
+    /// Somebody was told that it is removed, after it had known itself to be a member.
+    pub removed: AtomicBool,
+}
+
 pub(crate) struct Server {
     pub name: String,
+    pub wishes: Wishes,
     scenario: Scenario,
     /// Whom it is told of.
-    join: Vec<String>,
+    join: Mutex<Vec<String>>,
     expect: u32,
     clock_micros: Arc<AtomicI64>,
     trace: Trace,
@@ -90,8 +107,9 @@ impl Server {
     ) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
+            wishes: Wishes::default(),
             scenario: scenario.clone(),
-            join,
+            join: Mutex::new(join),
             expect,
             clock_micros: Arc::new(AtomicI64::new(0)),
             trace: trace.clone(),
@@ -143,6 +161,78 @@ impl Server {
     /// Sets its clock off by so much.
     pub fn set_clock(&self, micros: i64) {
         self.clock_micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// Its number, as its disk has it.
+    pub fn node_id(&self) -> Option<u64> {
+        let file = self.disk().peek(Path::new("/disk/data/node"))?;
+        String::from_utf8_lossy(&file).trim_end().parse().ok()
+    }
+
+    /// Whether it knows itself to have been in the cluster.
+    pub fn was_member(&self) -> bool {
+        let file = self.disk().peek(Path::new("/disk/data/member"));
+        file.is_some()
+    }
+
+    /// Whether it does not start, nor does anything else.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.status(), Status::Down | Status::Refuses(_))
+    }
+
+    /// Waits until it is idle, for so long at most.
+    pub async fn idle_within(&self, wait_max: Duration) -> bool {
+        let mut status = self.status.subscribe();
+        let idle = status.wait_for(|status| matches!(status, Status::Down | Status::Refuses(_)));
+        matches!(time::timeout(wait_max, idle).await, Ok(Ok(_)))
+    }
+
+    /// Makes a new server of it, with an empty disk, that is told of `join`. Nothing while it lives.
+    pub fn renew(&self, join: Vec<String>) -> bool {
+        if !self.is_idle() {
+            return false;
+        }
+        *self.join.lock() = join;
+        self.state.lock().disk = Disk::new(&self.name, self.scenario.disk_bytes);
+        self.status.send_replace(Status::Down);
+        for wish in [
+            &self.wishes.promoted,
+            &self.wishes.removal_asked,
+            &self.wishes.removed,
+        ] {
+            wish.store(false, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Sets its damaged files aside, as a person does who runs `tidings rebuild`. It must be idle.
+    pub fn rebuild(&self) -> Result<(), String> {
+        let mount = format!("{}-rebuild", self.name);
+        let mut attempts = 0;
+        let aside = loop {
+            attempts += 1;
+            let disk = self.disk();
+            world::mount(&mount, &disk);
+            let aside = set_aside(Path::new(&format!("/{mount}/data")));
+            world::unmount(&mount);
+            let cut = disk.is_dead();
+            let next = match cut {
+                true => disk.after_power_cut(),
+                false => disk.after_kill(),
+            };
+            self.state.lock().disk = next;
+            if !cut || attempts == REBUILDS_MAX {
+                break aside;
+            }
+        };
+        let aside = aside.map_err(|error| chain(&error))?;
+        note!(
+            self.trace,
+            "{} is rebuilt: {:?} are set aside",
+            self.name,
+            aside.moved
+        );
+        Ok(())
     }
 
     /// Begins a life, if it has none; it goes on by itself.
@@ -294,12 +384,12 @@ impl Server {
             transport: TcpTransport::shared(listener, &self.address()),
             tls: None,
             http: String::new(),
-            standby: false,
+            standby: self.wishes.standby.load(Ordering::Relaxed),
             replaces: None,
             version_max: None,
             advertise: self.address(),
             bootstrap_expect: self.expect,
-            join: self.join.clone(),
+            join: self.join.lock().clone(),
         }
     }
 }

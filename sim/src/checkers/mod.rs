@@ -5,6 +5,7 @@ mod g2_nothing_lost;
 mod g3_contiguous;
 mod g4_followers;
 mod linearizable;
+mod reads;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,6 +41,7 @@ pub(crate) fn check(evidence: &mut Evidence) {
     g3_contiguous::check(evidence);
     g4_followers::check(evidence, &timeline);
     linearizable::check(evidence, &timeline);
+    reads::check(evidence);
 }
 
 /// Every line that is on a disk or was given to somebody.

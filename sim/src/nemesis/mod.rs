@@ -1,6 +1,11 @@
 //! What goes wrong, and when: decided by the seed.
 
+mod damage;
+mod elections;
+mod members;
+
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidings_host::simulated::{Rng, net::Way, world};
@@ -28,6 +33,13 @@ enum Fault {
     FailingFlush,
     Clock,
     AddServer,
+    AddAndRemove,
+    Remove,
+    RemoveLeader,
+    Promote,
+    Transfer,
+    Overthrow,
+    Damage,
 }
 
 /// Brings faults about until the time is over, then heals everything.
@@ -73,7 +85,16 @@ fn kinds(cluster: &Cluster) -> Vec<Fault> {
     add(kinds.full_disks, &[Fault::FullDisk]);
     add(kinds.failing_disks, &[Fault::FailingFlush]);
     add(kinds.clocks, &[Fault::Clock]);
-    add(kinds.members, &[Fault::AddServer]);
+    add(kinds.members, &[Fault::AddServer, Fault::Promote]);
+    add(
+        kinds.removals,
+        &[Fault::Remove, Fault::RemoveLeader, Fault::AddAndRemove],
+    );
+    add(
+        kinds.elections,
+        &[Fault::Transfer, Fault::Overthrow, Fault::Overthrow],
+    );
+    add(kinds.damage, &[Fault::Damage]);
     faults
 }
 
@@ -206,12 +227,24 @@ fn strike(cluster: &Arc<Cluster>, fault: Fault, rng: &mut Rng) {
             one.set_clock(micros);
         }
         Fault::AddServer => {
-            if let Some(server) = cluster.add_server() {
-                note!(trace, "nemesis: {} joins", server.name);
-                crate::workload::follower::watch(cluster, &server);
-                server.start();
+            members::add(cluster, rng.percent(30));
+        }
+        Fault::AddAndRemove => {
+            if let Some(added) = members::add(cluster, rng.percent(30)) {
+                let at = Duration::from_millis(rng.within(0..3_000));
+                members::remove(cluster, added, at, rng.fork("removal"));
             }
         }
+        Fault::Remove => members::remove(cluster, one, Duration::ZERO, rng.fork("removal")),
+        Fault::RemoveLeader => {
+            if let Some(leader) = cluster.leader() {
+                members::remove(cluster, leader, Duration::ZERO, rng.fork("removal"));
+            }
+        }
+        Fault::Promote => members::promote(cluster, rng.fork("promotion")),
+        Fault::Transfer => members::transfer(cluster, rng.fork("transfer")),
+        Fault::Overthrow => elections::overthrow(cluster, rng.fork("election")),
+        Fault::Damage => damage::strike(cluster, one, rng.fork("damage")),
     }
 }
 
@@ -250,14 +283,22 @@ async fn heal(cluster: &Arc<Cluster>) {
         disk.cut_never();
         server.set_clock(0);
     }
-    // One that is just ending starts once it has.
+    // One that is just ending starts once it has; one that was removed says so and does not.
     for _ in 0..60 {
-        for server in cluster.servers() {
-            server.start();
-        }
-        let up = |server: &Arc<Server>| server.status() == Status::Up;
-        if cluster.servers().iter().all(up) {
+        let is_settled = |server: &Arc<Server>| match server.status() {
+            Status::Up => true,
+            Status::Refuses(_) => server.wishes.removal_asked.load(Ordering::Relaxed),
+            Status::Down | Status::Starting | Status::Stopping => false,
+        };
+        if cluster.servers().iter().all(is_settled) && !cluster.is_operated() {
             break;
+        }
+        for server in cluster
+            .servers()
+            .iter()
+            .filter(|server| !is_settled(server))
+        {
+            server.start();
         }
         time::sleep(Duration::from_secs(2)).await;
     }

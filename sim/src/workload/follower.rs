@@ -15,9 +15,17 @@ use crate::cluster::Cluster;
 use crate::evidence::Followed;
 use crate::server::Server;
 
+/// How long everything is read once more.
+const READ_AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// What the follower is called that stays at a server.
+pub(crate) fn name_at(server: &Server) -> String {
+    format!("at {}", server.name)
+}
+
 /// Follows everything at one server, life after life.
 pub(crate) fn watch(cluster: &Arc<Cluster>, server: &Arc<Server>) {
-    let name = format!("at {}", server.name);
+    let name = name_at(server);
     tokio::spawn(follow(
         cluster.clone(),
         name,
@@ -33,6 +41,18 @@ pub(crate) fn roam(cluster: &Arc<Cluster>, name: String, mut rng: Rng) {
         .percent(60)
         .then(|| TOPICS[rng.place(TOPICS.len())].to_owned());
     tokio::spawn(follow(cluster.clone(), name, topic, None, Some(rng)));
+}
+
+/// Reads everything that a server has once more, as somebody who comes new.
+pub(crate) async fn read_again(cluster: &Arc<Cluster>, server: &Arc<Server>) {
+    let Some(mut access) = server.access() else {
+        return;
+    };
+    let at = format!("again, {}", server.name);
+    let broker = access.replica.broker();
+    let mut next = 1;
+    let reads = read(cluster, "again", &at, &None, &broker, &mut next);
+    let _ = time::timeout(READ_AGAIN_MAX, access.during(reads)).await;
 }
 
 async fn follow(

@@ -2,6 +2,7 @@
 
 pub(crate) mod follower;
 pub(crate) mod publisher;
+pub(crate) mod reader;
 pub(crate) mod setter;
 
 use std::sync::Arc;
