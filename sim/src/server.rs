@@ -9,8 +9,8 @@ use tidings_event::Timestamp;
 use tidings_host::net::TcpListener;
 use tidings_host::simulated::{Disk, Mutex, world};
 use tidings_raft::{
-    DiskLimits, PeersConfig, QueueLimits, Replica, ReplicaConfig, TcpTransport, VerifyHistory,
-    set_aside,
+    DiskLimits, PeersConfig, PeersLimits, QueueLimits, Replica, ReplicaConfig, TcpTransport,
+    VerifyHistory, set_aside,
 };
 use tidings_timeline::BrokerConfig;
 use tokio::sync::watch;
@@ -387,6 +387,7 @@ impl Server {
             standby: self.wishes.standby.load(Ordering::Relaxed),
             replaces: None,
             version_max: None,
+            limits: PeersLimits::default(),
             advertise: self.address(),
             bootstrap_expect: self.expect,
             join: self.join.lock().clone(),

@@ -7,7 +7,7 @@ use tidings_api::{
     HttpConfig as ApiHttp, PublishConfig as ApiPublish, StateConfig, StreamConfig as ApiStream,
 };
 use tidings_event::Limits;
-use tidings_raft::{DiskLimits, QueueLimits};
+use tidings_raft::{DiskLimits, PeersLimits, QueueLimits};
 use tidings_timeline::{BrokerConfig as RingConfig, RetentionSettings, Settings};
 
 /// Everything an agent can be told, with each section's defaults in its `Default`.
@@ -91,6 +91,10 @@ pub struct PeersConfig {
     pub tls_key: Option<PathBuf>,
     /// The certificates of the authority that signs for servers.
     pub tls_ca: Option<PathBuf>,
+    /// Bytes of messages of other servers, on all connections together.
+    pub buffered_bytes: usize,
+    /// By how much the clock of a server that joins may differ from the leader's.
+    pub clock_skew: Duration,
 }
 
 /// `[relay]`.
@@ -293,6 +297,7 @@ impl Default for NodeConfig {
 
 impl Default for PeersConfig {
     fn default() -> PeersConfig {
+        let limits = PeersLimits::default();
         PeersConfig {
             address: PEERS_ADDRESS_DEFAULT,
             free_port_when_taken: false,
@@ -301,6 +306,8 @@ impl Default for PeersConfig {
             tls_cert: None,
             tls_key: None,
             tls_ca: None,
+            buffered_bytes: limits.buffered_bytes_max,
+            clock_skew: limits.clock_skew_max,
         }
     }
 }

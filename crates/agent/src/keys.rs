@@ -82,6 +82,7 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What each section is for, in the order of the reference.
@@ -247,6 +248,28 @@ pub(crate) static KEYS: &[Key] = &[
         about: "PEM file with the certificates of the authority that signs for the servers of this \
                 cluster, and for nobody else: whoever has a certificate of it may speak as a server.",
         field: Field::FileOrOff(|c| &mut c.peers.tls_ca),
+    },
+    Key {
+        name: "peers.buffered_bytes",
+        flag: None,
+        reload: false,
+        about: "Messages of other servers that come in or are worked at, of all connections together. \
+                Beyond it a connection is closed with a sentence, and made again; votes, signs of life \
+                and single events have room beside it. A larger message is taken alone.",
+        field: Field::Size(
+            Number::Here(|c| &mut c.peers.buffered_bytes),
+            64 * MIB,
+            64 * GIB,
+        ),
+    },
+    Key {
+        name: "peers.clock_skew",
+        flag: None,
+        reload: false,
+        about: "By how much the clock of a server may differ from the leader's. One that wants to join is \
+                refused beyond it, one that is in the cluster is warned of: by the log and by \
+                `tidings_server_clock_skew_milliseconds`.",
+        field: Field::Time(|c| &mut c.peers.clock_skew, SECOND, DAY),
     },
     Key {
         name: "relay.servers",

@@ -52,8 +52,8 @@ pub use config::{ApiConfig, HttpConfig, PublishConfig, StateConfig, StreamConfig
 pub use openapi::openapi;
 pub use server::ApiServer;
 pub use timeline::{
-    Answer, ProposeFailure, ReadFailure, ServerChange, ServerStatus, ServersFailure, Submitted,
-    Timeline, TimelineStatus,
+    Answer, PeersStatus, ProposeFailure, ReadFailure, ServerChange, ServerStatus, ServersFailure,
+    Submitted, Timeline, TimelineStatus,
 };
 pub use upstream::{
     FollowEnd, FollowFrom, FollowPiece, FollowRequest, Follower, ForwardAnswer, ForwardRequest,

@@ -8,8 +8,8 @@ use tidings_timeline::{Broker, Commands, StateView};
 use tokio::sync::watch;
 
 use crate::timeline::{
-    Answer, ProposeFailure, ReadFailure, ServerChange, ServerStatus, ServersFailure, Submitted,
-    Timeline, TimelineStatus,
+    Answer, PeersStatus, ProposeFailure, ReadFailure, ServerChange, ServerStatus, ServersFailure,
+    Submitted, Timeline, TimelineStatus,
 };
 
 /// How long a leader, or those that follow it, may be silent and still count as there. Longer than an
@@ -150,6 +150,13 @@ impl Timeline for Replica {
             queued_groups: status.queue_groups as u64,
             queued_bytes: status.queue_bytes as u64,
             not_ready,
+            peers: status.peers.map(|peers| PeersStatus {
+                connections: peers.connections as u64,
+                connections_refused: peers.connections_refused,
+                buffered_bytes: peers.buffered_bytes,
+                buffered_bytes_max: peers.buffered_bytes_max,
+                messages_refused: peers.messages_refused,
+            }),
         }
     }
 }

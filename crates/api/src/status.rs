@@ -13,7 +13,7 @@ use crate::metrics::{Exposition, label};
 use crate::openapi;
 use crate::publish::json_response;
 use crate::servers;
-use crate::timeline::TimelineStatus;
+use crate::timeline::{PeersStatus, TimelineStatus};
 use crate::upstream::UpstreamNumber;
 
 /// How long whoever asks for readiness is told to wait.
@@ -251,6 +251,9 @@ fn timeline_metrics(app: &App, timeline: &TimelineStatus, text: &mut Exposition)
         );
     }
     servers_metrics(timeline, text);
+    if let Some(peers) = &timeline.peers {
+        peers_metrics(peers, text);
+    }
     text.counter(
         "tidings_broker_history_reads_total",
         "Reads from disk for streams that had fallen behind.",
@@ -313,6 +316,35 @@ fn servers_metrics(timeline: &TimelineStatus, text: &mut Exposition) {
         "tidings_server_last_contact_milliseconds",
         "Since a server was last heard of, as far as this one knows.",
         &silences,
+    );
+}
+
+/// What other servers have open here.
+fn peers_metrics(peers: &PeersStatus, text: &mut Exposition) {
+    text.gauge(
+        "tidings_peer_connections",
+        "Connections from other servers.",
+        peers.connections,
+    );
+    text.counter(
+        "tidings_peer_connections_refused_total",
+        "Connections at the peer port that were refused or closed because there were too many.",
+        peers.connections_refused,
+    );
+    text.gauge(
+        "tidings_peer_buffered_bytes",
+        "Bytes of messages of other servers that come in or are worked at.",
+        peers.buffered_bytes,
+    );
+    text.gauge(
+        "tidings_peer_buffered_bytes_max",
+        "How many those may be (peers.buffered_bytes).",
+        peers.buffered_bytes_max,
+    );
+    text.counter(
+        "tidings_peer_messages_refused_total",
+        "Messages of other servers that were refused because there was no memory for them.",
+        peers.messages_refused,
     );
 }
 

@@ -227,4 +227,21 @@ pub struct TimelineStatus {
     pub queued_bytes: u64,
     /// Why it cannot serve, as one sentence.
     pub not_ready: Option<String>,
+    /// What other servers have open here; `None` where there are no others.
+    pub peers: Option<PeersStatus>,
+}
+
+/// What other servers have open at one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeersStatus {
+    /// Connections from them.
+    pub connections: u64,
+    /// Connections that were refused because there were too many.
+    pub connections_refused: u64,
+    /// Bytes of messages that come in or are worked at.
+    pub buffered_bytes: u64,
+    /// How many that may be.
+    pub buffered_bytes_max: u64,
+    /// Messages that were refused because there was no memory for them.
+    pub messages_refused: u64,
 }

@@ -15,7 +15,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use tidings_event::{Limits, NewEvent, Timestamp};
 use tidings_raft::{
-    DiskLimits, PeersConfig, QueueLimits, Replica, ReplicaConfig, TcpTransport, VerifyHistory,
+    DiskLimits, PeersConfig, PeersLimits, QueueLimits, Replica, ReplicaConfig, TcpTransport,
+    VerifyHistory,
 };
 use tidings_timeline::{BrokerConfig, CommandGroup, Stamper};
 use tokio::{net::TcpListener, time};
@@ -95,6 +96,7 @@ async fn start(
         standby: false,
         replaces: None,
         version_max: None,
+        limits: PeersLimits::default(),
     };
     let replica = Replica::open_with_peers(config, peers).await?;
     Ok((replica, address))

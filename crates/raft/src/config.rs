@@ -72,6 +72,39 @@ pub struct PeersConfig {
     /// The newest version of the protocol between servers that is spoken; `None`: the newest there
     /// is. Lower, a server speaks as an older program would.
     pub version_max: Option<u8>,
+    /// How much others may ask of this server.
+    pub limits: PeersLimits,
+}
+
+/// How much other servers may ask of one, and how far their clocks may be off.
+#[derive(Clone, Debug)]
+pub struct PeersLimits {
+    /// Connections from servers of the cluster; each of them has four, and one more now and then.
+    pub connections_max: usize,
+    /// Connections from servers that have introduced themselves and are not in the cluster, as far as
+    /// this one knows: those that want to join, and all of them while it forms.
+    pub newcomers_max: usize,
+    /// Connections from whoever has not introduced itself yet. Beyond that the oldest is closed.
+    pub strangers_max: usize,
+    /// Bytes of messages that come in or are worked at, on all connections together, beside the 128 KiB
+    /// that each of them has of its own. A larger message than that is taken alone.
+    pub buffered_bytes_max: usize,
+    /// By how much the clock of a server that wants to join may differ from the leader's: times in the
+    /// log come from whoever leads, and never go back.
+    pub clock_skew_max: Duration,
+}
+
+impl Default for PeersLimits {
+    fn default() -> PeersLimits {
+        PeersLimits {
+            connections_max: 256,
+            newcomers_max: 64,
+            strangers_max: 64,
+            // the largest record of the log, and as much again of smaller ones
+            buffered_bytes_max: 512 * MIB,
+            clock_skew_max: Duration::from_secs(60),
+        }
+    }
 }
 
 /// What of the history is read and checked before the server is ready.

@@ -53,7 +53,9 @@ pub use archive::{
     RestoreScope, Restored, SaveHistory, SnapshotFileError, SnapshotInfo, found_from_snapshot,
     snapshot_inspect,
 };
-pub use config::{Clock, DiskLimits, PeersConfig, QueueLimits, ReplicaConfig, VerifyHistory};
+pub use config::{
+    Clock, DiskLimits, PeersConfig, PeersLimits, QueueLimits, ReplicaConfig, VerifyHistory,
+};
 pub use error::{OpenError, ProposeError};
 pub use identity::stored_node_id;
 pub use members::{ChangeError, ReadError};
@@ -64,4 +66,4 @@ pub use peers::{
 pub use rebuild::{SetAside, set_aside};
 pub use replica::{Replica, Submitted};
 pub use space::FreeSpace;
-pub use status::{Member, MemberRole, ReplicaStatus, Role, WaitsFor};
+pub use status::{Member, MemberRole, PeersStatus, ReplicaStatus, Role, WaitsFor};

@@ -530,6 +530,7 @@ impl Replica {
             disk_reserve: machine.space.reserve(),
             damaged: self.inner.fault.reason().map(|reason| reason.to_string()),
             waits_for,
+            peers: self.me().map(|me| me.stats()),
         }
     }
 

@@ -99,6 +99,24 @@ pub struct ReplicaStatus {
     pub damaged: Option<String>,
     /// What it waits for before it can serve; `None` once it can.
     pub waits_for: Option<WaitsFor>,
+    /// What comes from other servers; `None` on one that stands alone.
+    pub peers: Option<PeersStatus>,
+}
+
+/// What other servers have open at one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeersStatus {
+    /// Connections from others.
+    pub connections: usize,
+    /// Connections that were refused or closed because there were too many.
+    pub connections_refused: u64,
+    /// Bytes of messages that come in or are worked at, beside the little that each connection has of
+    /// its own.
+    pub buffered_bytes: u64,
+    /// How many that may be.
+    pub buffered_bytes_max: u64,
+    /// Messages that were refused because there was no memory for them.
+    pub messages_refused: u64,
 }
 
 /// What a server waits for before it can serve. Shown as a sentence without its end.

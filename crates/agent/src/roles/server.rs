@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use tidings_api::{ApiConfig, ApiServer, ApiShared};
-use tidings_raft::{OpenError, PeersConfig, Replica, TcpTransport, stored_node_id};
+use tidings_raft::{OpenError, PeersConfig, PeersLimits, Replica, TcpTransport, stored_node_id};
 use tidings_timeline::Settings;
 use tokio::net::TcpListener;
 
@@ -85,6 +85,11 @@ impl Server {
             standby: config.server.standby,
             replaces: None,
             version_max: None,
+            limits: PeersLimits {
+                buffered_bytes_max: config.peers.buffered_bytes,
+                clock_skew_max: config.peers.clock_skew,
+                ..PeersLimits::default()
+            },
             bootstrap_expect: u32::try_from(config.server.bootstrap_expect).unwrap_or(u32::MAX),
             join: config.peers.join.clone(),
         };

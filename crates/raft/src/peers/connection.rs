@@ -19,9 +19,10 @@ use tokio::{
 };
 
 use super::{
-    frame::{Frame, FrameError, Parts, read_frame, write_frame},
+    frame::{Frame, FrameError, Parts, read_frame, read_small_frame, write_frame},
     me::Me,
     message::{Greeting, Refused, bytes_max, decode, encode, kind},
+    room::Purse,
     tls,
     transport::PeerStream,
 };
@@ -147,7 +148,7 @@ impl Connection {
             budget: Arc::new(Semaphore::new(REQUEST_BYTES_MAX / BUDGET_UNIT_BYTES)),
             version: me.version_max.min(greeting.hello.version_max),
             writer: tokio::spawn(write_all(writer, queue, waiting.clone())),
-            reader: tokio::spawn(read_all(reader, waiting.clone())),
+            reader: tokio::spawn(read_all(reader, me.room.purse(), waiting.clone())),
             waiting,
         };
         Ok((connection, greeting))
@@ -337,7 +338,7 @@ pub(crate) async fn exchange(
     let said = said.await;
     // Whoever does not take this server's certificate closes while it still speaks: what it said before
     // that is the better reason.
-    let frame = match (read_frame(reader, bytes_max).await, said) {
+    let frame = match (read_small_frame(reader).await, said) {
         (Err(FrameError::Io(error)), Err(not_said)) if !tls::explains(&error) => {
             return Err(unreachable(address)(not_said));
         }
@@ -391,9 +392,13 @@ async fn write_all<W: AsyncWrite + Unpin>(
 }
 
 /// Hands out the answers that come.
-async fn read_all<R: AsyncRead + Unpin>(mut reader: BufReader<R>, waiting: Arc<Mutex<Waiting>>) {
+async fn read_all<R: AsyncRead + Unpin>(
+    mut reader: BufReader<R>,
+    purse: Purse,
+    waiting: Arc<Mutex<Waiting>>,
+) {
     loop {
-        let reason = match read_frame(&mut reader, bytes_max).await {
+        let reason = match read_frame(&mut reader, bytes_max, Some(&purse)).await {
             // not an answer: the last word before the other side closes
             Ok(Some(frame)) if frame.request == 0 && frame.kind == kind::REFUSED => {
                 match decode::<Refused>(&frame.body) {

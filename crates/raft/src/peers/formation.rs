@@ -51,9 +51,6 @@ const ROUND_INTERVAL: Duration = Duration::from_millis(200);
 const ROUND_INTERVAL_MEMBER: Duration = Duration::from_secs(5);
 /// How long an answer to a question may take.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
-/// By how much the clock of a server that joins may differ from the leader's: times in the log come
-/// from whoever leads, and never go back.
-const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
 /// How long the leader may take to make a server a learner.
 const TAKE_IN_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -223,7 +220,7 @@ impl Formation {
             .and_then(|met| met.said)
             .and_then(|said| said.clock_ahead);
         if let Some(micros) = clock_ahead
-            && micros.unsigned_abs() > CLOCK_SKEW_MAX.as_micros() as u64
+            && micros.unsigned_abs() > self.me.limits.clock_skew_max.as_micros() as u64
         {
             return refused(
                 RefusedReason::Clock,

@@ -6,12 +6,18 @@
 //!
 //! The checksum is of the body. An answer bears the number of the request that it answers.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time,
+};
 
-use super::wire::TLS_FIRST_BYTE;
+use super::{
+    room::{Held, Purse},
+    wire::TLS_FIRST_BYTE,
+};
 
 /// Wire value: append only.
 const MAGIC: [u8; 2] = *b"td";
@@ -25,13 +31,17 @@ pub(crate) const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
 pub(crate) const BODY_BYTES_MAX: usize = 288 << 20;
 /// What is set aside for a body before any of it has come: who announces much must send it as well.
 const BODY_BYTES_AHEAD_MAX: usize = 64 << 10;
+/// How long nothing may come of a body that has begun: it holds memory meanwhile.
+const BODY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A frame as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Frame {
     pub kind: u8,
     pub request: u32,
     pub body: Bytes,
+    /// The memory that it has.
+    pub held: Held,
 }
 
 /// A body as it goes: its parts are written one after the other, never joined.
@@ -61,13 +71,29 @@ pub(crate) enum FrameError {
     Checksum { kind: u8 },
     #[error("the connection ended within a message")]
     Cut,
+    #[error("nothing came for {} s in the middle of a message", BODY_PAUSE_MAX.as_secs())]
+    Paused,
+    #[error(
+        "messages of other servers fill the {} MiB that they may have here together: send again later, \
+         or raise peers.buffered_bytes of this server",
+        bytes_max >> 20
+    )]
+    NoRoom { bytes_max: u64 },
+}
+
+/// The next frame, which is a small one; `None` when the connection has ended between two.
+pub(crate) async fn read_small_frame<R: AsyncRead + Unpin>(
+    reader: &mut R,
+) -> Result<Option<Frame>, FrameError> {
+    read_frame(reader, |_| SMALL_BODY_BYTES_MAX, None).await
 }
 
 /// The next frame; `None` when the connection has ended between two. `bytes_max` tells how large a
-/// body of a kind may be.
+/// body of a kind may be; its memory comes from `purse`.
 pub(crate) async fn read_frame<R: AsyncRead + Unpin>(
     reader: &mut R,
     bytes_max: impl Fn(u8) -> usize,
+    purse: Option<&Purse>,
 ) -> Result<Option<Frame>, FrameError> {
     let mut head = [0; HEAD_BYTES];
     let first = reader.read(&mut head).await.map_err(FrameError::Io)?;
@@ -99,11 +125,7 @@ pub(crate) async fn read_frame<R: AsyncRead + Unpin>(
             bytes_max,
         });
     }
-    let mut body = Vec::with_capacity(bytes.min(BODY_BYTES_AHEAD_MAX));
-    let read = reader.take(bytes as u64).read_to_end(&mut body).await;
-    if read.map_err(FrameError::Io)? < bytes {
-        return Err(FrameError::Cut);
-    }
+    let (body, held) = read_body(reader, bytes, purse).await?;
     if crc32fast::hash(&body) != crc {
         return Err(FrameError::Checksum { kind });
     }
@@ -111,7 +133,38 @@ pub(crate) async fn read_frame<R: AsyncRead + Unpin>(
         kind,
         request,
         body: body.into(),
+        held,
     }))
+}
+
+/// Reads a body of so many bytes. Memory is taken for what has come, and as much again.
+async fn read_body<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    bytes: usize,
+    purse: Option<&Purse>,
+) -> Result<(Vec<u8>, Held), FrameError> {
+    let (mut body, mut held) = (Vec::new(), Held::default());
+    while body.len() < bytes {
+        let missing = bytes - body.len();
+        if body.len() == body.capacity() {
+            let more = missing.min(body.len().max(BODY_BYTES_AHEAD_MAX));
+            if let Some(purse) = purse {
+                held.grow(purse, more).await?;
+            }
+            body.reserve_exact(more);
+        }
+        let room = missing.min(body.capacity() - body.len());
+        let mut piece = (&mut *reader).take(room as u64);
+        let read = time::timeout(BODY_PAUSE_MAX, piece.read_buf(&mut body)).await;
+        if read
+            .map_err(|_| FrameError::Paused)?
+            .map_err(FrameError::Io)?
+            == 0
+        {
+            return Err(FrameError::Cut);
+        }
+    }
+    Ok((body, held))
 }
 
 async fn read_rest<R: AsyncRead + Unpin>(
@@ -171,7 +224,7 @@ mod tests {
     }
 
     async fn read(mut bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
-        read_frame(&mut bytes, |_| 1000).await
+        read_frame(&mut bytes, |_| 1000, None).await
     }
 
     #[tokio::test]
@@ -185,7 +238,7 @@ mod tests {
         let frame = read(&bytes).await.unwrap().unwrap();
         assert_eq!((frame.kind, frame.request), (4, 0x0102));
         assert_eq!(frame.body, "abc");
-        assert_eq!(read(&[]).await.unwrap(), None);
+        assert!(read(&[]).await.unwrap().is_none());
     }
 
     #[tokio::test]
@@ -217,6 +270,45 @@ mod tests {
                 Err(FrameError::Checksum { kind: 4 })
             ));
         }
+    }
+
+    /// What was announced takes no memory, only what has come; and it is given back.
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_taken_as_bytes_come() {
+        const MIB: usize = 1 << 20;
+        let room = super::super::room::Room::new(3 * MIB);
+        let purse = room.purse();
+        let whole = written(4, 1, &[vec![7; 2 * MIB].into()]).await;
+        let read = |bytes: Vec<u8>| {
+            let purse = purse.clone();
+            async move {
+                let (mut writer, mut reader) = tokio::io::duplex(MIB);
+                let writing = tokio::spawn(async move {
+                    writer.write_all(&bytes).await.unwrap();
+                    time::sleep(2 * BODY_PAUSE_MAX).await;
+                });
+                let frame = read_frame(&mut reader, |_| 300 * MIB, Some(&purse)).await;
+                writing.abort();
+                frame
+            }
+        };
+        let announced = tokio::spawn(read(whole[..HEAD_BYTES + 10].to_vec()));
+        time::sleep(BODY_PAUSE_MAX / 2).await;
+        assert_eq!(room.bytes(), 0, "64 KiB of its own");
+        let paused = announced.await.unwrap();
+        assert!(matches!(paused, Err(FrameError::Paused)), "{paused:?}");
+
+        let first = read(whole.clone()).await.unwrap().unwrap();
+        assert_eq!(first.body.len(), 2 * MIB);
+        assert!(room.bytes() as usize >= MIB, "{}", room.bytes());
+        let refused = read(whole.clone()).await;
+        assert!(
+            matches!(refused, Err(FrameError::NoRoom { .. })),
+            "{refused:?}"
+        );
+        drop(first);
+        assert_eq!(room.bytes(), 0);
+        assert!(read(whole).await.unwrap().is_some());
     }
 
     proptest! {

@@ -18,13 +18,15 @@ use super::{
         Found, FoundServer, Greeting, Hello, More, Refused, RefusedReason, Server, Stage,
         VERSION_MAX, VERSION_MIN,
     },
+    reception::Reception,
+    room::Room,
     wire::Wire,
 };
 use crate::{
     binding::{Binding, Peer},
-    config::{Clock, PeersConfig, ReplicaConfig},
+    config::{Clock, PeersConfig, PeersLimits, ReplicaConfig},
     machine::MachineShared,
-    status::WaitsFor,
+    status::{PeersStatus, WaitsFor},
 };
 
 /// What this server says of itself, and whom it knows.
@@ -38,6 +40,11 @@ pub(crate) struct Me {
     /// The newest version of the messages that it speaks.
     pub version_max: u8,
     pub wire: Wire,
+    pub limits: PeersLimits,
+    /// Who may connect.
+    pub reception: Arc<Reception>,
+    /// The memory for what others send.
+    pub room: Arc<Room>,
     pub clock: Clock,
     /// What the data directory says; the state has it only once the log is applied.
     pub stored_timeline: Option<TimelineId>,
@@ -82,6 +89,9 @@ impl Me {
                 transport: peers.transport.clone(),
                 tls: peers.tls.clone(),
             },
+            reception: Reception::new(peers.limits.clone()),
+            room: Room::new(peers.limits.buffered_bytes_max),
+            limits: peers.limits.clone(),
             clock: config.clock.clone(),
             stored_timeline,
             machine,
@@ -96,6 +106,17 @@ impl Me {
     pub fn watch(&self, metrics: WatchReceiverOf<Binding, RaftMetrics<Binding>>) {
         // set once, by who starts the engine
         let _ = self.metrics.set(metrics);
+    }
+
+    /// What others have open here.
+    pub fn stats(&self) -> PeersStatus {
+        PeersStatus {
+            connections: self.reception.connections(),
+            connections_refused: self.reception.refused(),
+            buffered_bytes: self.room.bytes(),
+            buffered_bytes_max: self.room.bytes_max(),
+            messages_refused: self.room.refused(),
+        }
     }
 
     pub fn timeline(&self) -> Option<TimelineId> {

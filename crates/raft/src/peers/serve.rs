@@ -9,8 +9,7 @@ use openraft::{
 use serde::Serialize;
 use tokio::{
     io::{AsyncWriteExt, BufReader, BufWriter},
-    sync::{Semaphore, oneshot},
-    task::JoinSet,
+    sync::{OwnedSemaphorePermit, oneshot},
     time,
 };
 
@@ -19,12 +18,14 @@ use super::{
     connection::{BUFFER_BYTES, HANDSHAKE_WAIT_MAX},
     convert,
     formation::Formation,
-    frame::{Frame, FrameError, SMALL_BODY_BYTES_MAX, read_frame, write_frame},
+    frame::{Frame, FrameError, read_frame, read_small_frame, write_frame},
     me::Me,
     message::{
         Find, Form, FormMore, Formed, Greeting, Propose, Refused, RefusedReason, bytes_max, decode,
         decode_with, encode, kind,
     },
+    reception::Entered,
+    room::{Held, Purse},
     transfer::{Chunk, Receiver, Writing},
     transport::PeerStream,
     wire::Secured,
@@ -36,8 +37,6 @@ use crate::{
     queue::{Queue, Waiting},
 };
 
-/// Connections from other servers; each of them has four, and one more now and then.
-const CONNECTIONS_MAX: usize = 256;
 /// Requests of one connection that are worked at. The next is read when one of them is done.
 const REQUESTS_MAX: usize = 256;
 /// Their bytes; a larger request is worked at alone.
@@ -49,9 +48,6 @@ const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a server that is to lead waits for the last entries of the one before. Less than it takes
 /// until the others elect.
 const LOG_WAIT_MAX: Duration = Duration::from_millis(400);
-/// How long accepting waits after it failed, for instance for want of file descriptors.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
-
 /// Answers the other servers.
 pub(crate) struct Service {
     pub me: Arc<Me>,
@@ -62,42 +58,9 @@ pub(crate) struct Service {
     pub leadership: Arc<Leadership>,
 }
 
-/// Takes connections until it is dropped, and all of them with it.
-pub(crate) async fn listen(service: Arc<Service>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let transport = service.me.wire.transport.clone();
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = transport.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-        };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot take a connection from another server");
-                time::sleep(ACCEPT_RETRY_DELAY).await;
-                continue;
-            }
-        };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!(%address, "too many connections from other servers");
-            // closed without a word: whoever opens them by the hundred reads none
-            continue;
-        };
-        let service = service.clone();
-        connections.spawn(async move {
-            if let Err(error) = service.serve(stream).await {
-                tracing::warn!(%address, error = %chain(&error), "a server's connection was closed");
-            }
-            drop(place);
-        });
-    }
-}
-
 /// Why a connection was closed.
 #[derive(Debug, thiserror::Error)]
-enum ServeError {
+pub(crate) enum ServeError {
     #[error("no valid message came")]
     Frame(#[from] FrameError),
     #[error("{}", .0.sentence)]
@@ -131,11 +94,18 @@ struct Reply {
     body: Bytes,
     /// What the request weighed.
     bytes: usize,
+    /// The memory that it has until it is answered.
+    _held: Held,
 }
 
 impl Service {
-    async fn serve(&self, stream: PeerStream) -> Result<(), ServeError> {
-        let secured = time::timeout(HANDSHAKE_WAIT_MAX, self.me.wire.secure(stream)).await;
+    /// Serves a connection for as long as it lasts.
+    pub async fn serve(&self, stream: PeerStream, mut entered: Entered) -> Result<(), ServeError> {
+        let reception = &self.me.reception;
+        let secured = tokio::select! {
+            secured = time::timeout(HANDSHAKE_WAIT_MAX, self.me.wire.secure(stream)) => secured,
+            () = entered.pushed_out() => return Err(ServeError::Refused(reception.pushed_out())),
+        };
         let mut stream = match secured.map_err(|_| ServeError::NoHello)? {
             Ok(Secured::Ready(stream)) => stream,
             Ok(Secured::Plain(mut stream)) => {
@@ -146,9 +116,13 @@ impl Service {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(ServeError::Secure(error)),
         };
-        let welcomed = time::timeout(HANDSHAKE_WAIT_MAX, self.welcome(&mut stream)).await;
-        let greeting = match welcomed {
-            Ok(Ok(Some(greeting))) => greeting,
+        let welcomed = tokio::select! {
+            welcomed = time::timeout(HANDSHAKE_WAIT_MAX, self.welcome(&mut stream)) => welcomed,
+            () = entered.pushed_out() => Ok(Err(ServeError::Refused(reception.pushed_out()))),
+        };
+        drop(entered);
+        let (greeting, _place) = match welcomed {
+            Ok(Ok(Some(welcomed))) => welcomed,
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => {
                 self.refuse(&mut stream, &error).await;
@@ -169,7 +143,8 @@ impl Service {
         let mut replies: FuturesUnordered<BoxFuture<'_, Reply>> = FuturesUnordered::new();
         let mut bytes = 0;
         // A frame is read over many turns of the loop: what has come of it is kept.
-        let mut next = Box::pin(next_frame(&mut reader));
+        let purse = self.me.room.purse();
+        let mut next = Box::pin(next_frame(&mut reader, &purse));
         loop {
             let has_room = replies.len() < REQUESTS_MAX && bytes < REQUEST_BYTES_MAX;
             tokio::select! {
@@ -204,7 +179,7 @@ impl Service {
                     bytes += frame.body.len();
                     let reply = self.begin(&greeting, frame).await;
                     replies.push(reply);
-                    next.set(next_frame(reader));
+                    next.set(next_frame(reader, &purse));
                 }
                 () = time::sleep(IDLE_MAX), if replies.is_empty() => return Ok(()),
             }
@@ -212,9 +187,12 @@ impl Service {
     }
 
     /// Both sides introduce themselves; `None` when the other has gone again.
-    async fn welcome(&self, stream: &mut PeerStream) -> Result<Option<Greeting>, ServeError> {
+    async fn welcome(
+        &self,
+        stream: &mut PeerStream,
+    ) -> Result<Option<(Greeting, OwnedSemaphorePermit)>, ServeError> {
         let PeerStream { reader, writer } = stream;
-        let Some(frame) = read_frame(reader, |_| SMALL_BODY_BYTES_MAX).await? else {
+        let Some(frame) = read_small_frame(reader).await? else {
             return Ok(None);
         };
         let malformed = |what: &str| {
@@ -240,10 +218,13 @@ impl Service {
         let greeting =
             Greeting::decode(&frame.body).map_err(|_| malformed("the greeting cannot be read"))?;
         self.me.admit(&greeting).map_err(ServeError::Refused)?;
+        let is_member = self.me.members().contains_key(&greeting.hello.server.id);
+        let place = self.me.reception.admit(is_member);
+        let place = place.map_err(ServeError::Refused)?;
         let welcome = self.me.greeting().encode().map_err(io::Error::other)?;
         write_frame(writer, kind::WELCOME, frame.request, &[welcome]).await?;
         writer.flush().await?;
-        Ok(Some(greeting))
+        Ok(Some((greeting, place)))
     }
 
     async fn refuse(&self, stream: &mut PeerStream, error: &ServeError) {
@@ -258,6 +239,7 @@ impl Service {
             kind,
             request,
             body,
+            held,
         } = frame;
         let bytes = body.len();
         // What must keep its order has its place in it before the next request is looked at.
@@ -283,6 +265,7 @@ impl Service {
                 request,
                 body,
                 bytes,
+                _held: held,
             }
         };
         Box::pin(reply)
@@ -415,10 +398,11 @@ async fn answer_commands(queued: Result<Outcomes, ProposeError>) -> Result<(u8, 
 }
 
 /// The next frame, and the reader for the one after it.
-async fn next_frame<R: tokio::io::AsyncRead + Unpin>(
-    reader: &mut R,
-) -> (Result<Option<Frame>, FrameError>, &mut R) {
-    (read_frame(reader, bytes_max).await, reader)
+async fn next_frame<'r, R: tokio::io::AsyncRead + Unpin>(
+    reader: &'r mut R,
+    purse: &Purse,
+) -> (Result<Option<Frame>, FrameError>, &'r mut R) {
+    (read_frame(reader, bytes_max, Some(purse)).await, reader)
 }
 
 async fn refuse<W: tokio::io::AsyncWrite + Unpin>(
@@ -427,6 +411,10 @@ async fn refuse<W: tokio::io::AsyncWrite + Unpin>(
 ) -> io::Result<()> {
     let refused = match error {
         ServeError::Refused(refused) => refused.clone(),
+        ServeError::Frame(error @ FrameError::NoRoom { .. }) => Refused {
+            reason: RefusedReason::TooManyConnections,
+            sentence: error.to_string(),
+        },
         error => malformed(error),
     };
     let body = encode(&refused).map_err(io::Error::other)?;

@@ -5,8 +5,8 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tidings_event::{Index, Limits, NewEvent, Timestamp};
 use tidings_raft::{
-    DiskLimits, OpenError, PeersConfig, ProposeError, QueueLimits, Replica, ReplicaConfig,
-    TcpTransport, VerifyHistory,
+    DiskLimits, OpenError, PeersConfig, PeersLimits, ProposeError, QueueLimits, Replica,
+    ReplicaConfig, TcpTransport, VerifyHistory,
 };
 use tidings_timeline::{BrokerConfig, CommandGroup, Outcome, Settings, Stamper};
 use tokio::{
@@ -130,6 +130,7 @@ impl Server {
             standby: false,
             replaces: None,
             version_max: None,
+            limits: PeersLimits::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod agree;
 mod cluster;
+mod crowd;
 mod damage;
 mod leave;
 mod members;
@@ -15,3 +16,4 @@ mod refuse;
 mod restore;
 mod snapshot;
 mod tls;
+mod wire;

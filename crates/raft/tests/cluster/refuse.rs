@@ -3,7 +3,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::cluster::{Cluster, Server, history, in_time, publish_one};
+use crate::{
+    cluster::{Cluster, Server, history, in_time, publish_one},
+    wire::{STRANGER, frame, read_one},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_of_another_timeline_is_refused() {
@@ -97,10 +100,6 @@ async fn garbage_is_refused_with_a_sentence_and_changes_nothing() {
     cluster.shutdown().await;
 }
 
-/// The greeting of a stranger: versions 1 to 1, no timeline, server 5 without name and address, fresh,
-/// expects nobody.
-const STRANGER: [u8; 11] = [1, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0];
-
 /// The body of the answer to one message after the greeting.
 async fn answer_to(address: &str, hello: &[u8], message: &[u8]) -> String {
     in_time("an answer", async {
@@ -111,15 +110,6 @@ async fn answer_to(address: &str, hello: &[u8], message: &[u8]) -> String {
         String::from_utf8_lossy(&read_one(&mut stream).await).into_owned()
     })
     .await
-}
-
-async fn read_one(stream: &mut TcpStream) -> Vec<u8> {
-    let mut head = [0; 16];
-    stream.read_exact(&mut head).await.unwrap();
-    let bytes = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
-    let mut body = vec![0; bytes as usize];
-    stream.read_exact(&mut body).await.unwrap();
-    body
 }
 
 /// What a server says to bytes, until it closes the connection.
@@ -143,14 +133,4 @@ async fn greeting(address: &str) -> Vec<u8> {
         frame(1, &read_one(&mut stream).await)
     })
     .await
-}
-
-fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut frame = b"td\x01".to_vec();
-    frame.push(kind);
-    frame.extend_from_slice(&[0; 4]);
-    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
-    frame.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
-    frame.extend_from_slice(body);
-    frame
 }
