@@ -630,7 +630,7 @@ fn schemas() -> Value {
             "properties": { "specversion": { "const": "1.0" }, "id": string(), "source": string(),
                 "type": string(), "subject": string(), "time": string(), "data": {} } },
         "Server": { "type": "object",
-            "required": ["Id", "Name", "Peer", "Http", "Role", "Leader", "LastContactMs", "Matched"],
+            "required": ["Id", "Name", "Peer", "Http", "Role", "Leader", "LastContactMs", "Matched", "ClockAheadMs"],
             "properties": {
                 "Id": string(), "Name": string(),
                 "Peer": { "type": "string", "description": "Where other servers reach it." },
@@ -638,7 +638,8 @@ fn schemas() -> Value {
                 "Role": { "type": "string", "enum": ["voter", "learner", "standby"] },
                 "Leader": { "type": "boolean" },
                 "LastContactMs": { "type": ["integer", "null"], "description": "Since it was last heard of, as far as the server that was asked knows." },
-                "Matched": { "type": ["integer", "null"], "description": "The last log entry that it is known to have; known to the leader." },
+                "Matched": { "type": ["integer", "null"], "description": "The last log entry that it is known to have; known to the leader, whom the others ask." },
+                "ClockAheadMs": { "type": ["integer", "null"], "description": "By how much its clock was ahead of that of the server that answers, when they last met." },
             } },
         "Servers": { "type": "object", "required": ["Servers", "Leader"],
             "properties": { "Servers": { "type": "array", "items": reference("Server") },

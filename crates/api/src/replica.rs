@@ -96,6 +96,13 @@ impl Timeline for Replica {
         })
     }
 
+    fn servers(&self) -> BoxFuture<'_, Vec<ServerStatus>> {
+        Box::pin(async move {
+            let members = self.members_as_led().await;
+            servers(&members, Replica::status(self).leader)
+        })
+    }
+
     fn status(&self) -> TimelineStatus {
         let status = Replica::status(self);
         let not_ready = match (&status.damaged, status.role) {
@@ -120,17 +127,7 @@ impl Timeline for Replica {
             let member = status.members.iter().find(|member| member.node_id == id);
             member.map_or_else(|| id.to_string(), |member| member.name.clone())
         };
-        let server = |member: &Member| ServerStatus {
-            id: member.node_id,
-            name: member.name.clone(),
-            peer: member.address.clone(),
-            http: member.http.clone(),
-            role: String::from(member.role.as_str()),
-            leads: status.leader == Some(member.node_id),
-            last_contact: member.last_contact,
-            matched: member.matched,
-        };
-        let servers = status.members.iter().map(server).collect();
+        let servers = servers(&status.members, status.leader);
         TimelineStatus {
             role: String::from(status.role.as_str()),
             term: status.term,
@@ -159,6 +156,21 @@ impl Timeline for Replica {
             }),
         }
     }
+}
+
+fn servers(members: &[Member], leader: Option<u64>) -> Vec<ServerStatus> {
+    let server = |member: &Member| ServerStatus {
+        id: member.node_id,
+        name: member.name.clone(),
+        peer: member.address.clone(),
+        http: member.http.clone(),
+        role: String::from(member.role.as_str()),
+        leads: leader == Some(member.node_id),
+        last_contact: member.last_contact,
+        matched: member.matched,
+        clock_ahead_ms: member.clock_ahead_ms,
+    };
+    members.iter().map(server).collect()
 }
 
 fn failure(error: ProposeError) -> ProposeFailure {

@@ -13,21 +13,23 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::publish::json_response;
 use crate::query_text::QueryText;
-use crate::timeline::{ServerChange, ServerStatus, ServersFailure, TimelineStatus};
+use crate::timeline::{ServerChange, ServerStatus, ServersFailure};
 
 /// Longest name or number of a server that is looked for, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 
 /// `GET /v1/servers`.
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
-    let status = app.timeline.status();
-    let answer = json!({ "Servers": describe(&status), "Leader": status.leader });
+    let servers = app.timeline.servers().await;
+    let leader = servers.iter().find(|server| server.leads);
+    let leader = leader.map(|leader| leader.name.clone());
+    let answer = json!({ "Servers": describe(&servers), "Leader": leader });
     json_response(Bytes::from(format!("{answer}\n")))
 }
 
 /// The servers as they are told of. Numbers of servers are texts: they have 64 bits, which not every
 /// reader of JSON can tell apart.
-pub(crate) fn describe(status: &TimelineStatus) -> Value {
+pub(crate) fn describe(servers: &[ServerStatus]) -> Value {
     let describe = |server: &ServerStatus| {
         let millis =
             |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -40,9 +42,10 @@ pub(crate) fn describe(status: &TimelineStatus) -> Value {
             "Leader": server.leads,
             "LastContactMs": server.last_contact.map(millis),
             "Matched": server.matched,
+            "ClockAheadMs": server.clock_ahead_ms,
         })
     };
-    status.servers.iter().map(describe).collect()
+    servers.iter().map(describe).collect()
 }
 
 /// `POST /v1/servers/{name}/promote`.

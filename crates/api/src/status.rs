@@ -65,7 +65,7 @@ fn describe(app: &App) -> Value {
     add("Term", json!(timeline.term));
     add("Leader", json!(timeline.leader));
     add("LastContactMs", json!(last_contact_ms));
-    add("Servers", servers::describe(&timeline));
+    add("Servers", servers::describe(&timeline.servers));
     add(
         "Timeline",
         json!({
@@ -316,6 +316,19 @@ fn servers_metrics(timeline: &TimelineStatus, text: &mut Exposition) {
         "tidings_server_last_contact_milliseconds",
         "Since a server was last heard of, as far as this one knows.",
         &silences,
+    );
+    let skews: Vec<(String, u64)> = timeline
+        .servers
+        .iter()
+        .filter_map(|server| {
+            let skew = server.clock_ahead_ms?.unsigned_abs();
+            Some((label("server", &server.name), skew))
+        })
+        .collect();
+    text.labelled(
+        "tidings_server_clock_skew_milliseconds",
+        "By how much the clock of another server differed from this one's when they last met.",
+        &skews,
     );
 }
 

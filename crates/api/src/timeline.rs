@@ -72,6 +72,11 @@ pub trait Timeline: Send + Sync + 'static {
     /// How things are.
     fn status(&self) -> TimelineStatus;
 
+    /// The servers, with what the leader knows of them where that is another one.
+    fn servers(&self) -> BoxFuture<'_, Vec<ServerStatus>> {
+        Box::pin(std::future::ready(self.status().servers))
+    }
+
     /// Those that hold the timeline, when this is an agent that does not.
     fn upstream(&self) -> Option<Arc<dyn Upstream>> {
         None
@@ -186,6 +191,8 @@ pub struct ServerStatus {
     pub last_contact: Option<Duration>,
     /// The last log entry that it is known to have, as far as this server knows.
     pub matched: Option<u64>,
+    /// By how many milliseconds its clock is ahead of this server's.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// How a timeline is, for `/v1/status`, `/v1/health/ready` and `/v1/metrics`.

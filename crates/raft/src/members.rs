@@ -7,7 +7,7 @@ use tokio::time::{self, Instant};
 
 use crate::{
     binding::Peer,
-    peers::{CallError, Change, Changed, Read, ReadAt, kind},
+    peers::{CallError, Change, Changed, List, Listed, Read, ReadAt, kind},
     replica::Replica,
     status::{Member, MemberRole},
 };
@@ -18,6 +18,8 @@ const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(15);
 /// How long after an attempt that found no leader the next is made.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// How long a list of the servers waits for what the leader knows.
+const LIST_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long a read may wait for what was recorded before it.
 const READ_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -116,6 +118,33 @@ impl Replica {
             }
         };
         membership.nodes().map(member).collect()
+    }
+
+    /// As [`Replica::members`], with what only the leader knows of them: it is asked. Without an answer
+    /// in time, what is known here.
+    pub async fn members_as_led(&self) -> Vec<Member> {
+        let mut members = self.members();
+        let Some(forwarder) = self.forwarder() else {
+            return members;
+        };
+        let Some(leader) = forwarder.leader().filter(|&id| id != self.node_id()) else {
+            return members;
+        };
+        let kinds = (kind::LIST, kind::LISTED);
+        let asked = forwarder.ask(leader, kinds, &List {}, LIST_WAIT_MAX);
+        // dialling a leader that has just gone takes longer than anybody wants to wait for a list
+        let listed = match time::timeout(LIST_WAIT_MAX, asked).await {
+            Ok(Ok(Listed::Members(heard))) => heard,
+            _ => return members,
+        };
+        for member in &mut members {
+            let heard = listed.iter().find(|heard| heard.server == member.node_id);
+            if let Some(heard) = heard {
+                member.last_contact = heard.contact_ms.map(Duration::from_millis);
+                member.matched = heard.matched;
+            }
+        }
+        members
     }
 
     /// How long ago the leader was heard: zero on the leader itself, `None` when it never was.

@@ -136,6 +136,11 @@ pub enum WaitsFor {
         /// Why, and what to do.
         refused: String,
     },
+    /// To agree with others on forming a cluster.
+    Agreement {
+        /// What is in the way, and what to do.
+        reason: String,
+    },
     /// Somebody to lead.
     Leader,
     /// The timeline to be founded.
@@ -166,6 +171,7 @@ impl fmt::Display for WaitsFor {
             WaitsFor::Admission { refused } => {
                 write!(f, "not taken in by the cluster: {refused}")
             }
+            WaitsFor::Agreement { reason } => write!(f, "no cluster is formed: {reason}"),
             WaitsFor::Leader => f.write_str("waiting for the servers to elect a leader"),
             WaitsFor::Timeline => f.write_str("waiting for the leader to found the timeline"),
             WaitsFor::Log { applied, last } => write!(

@@ -378,6 +378,7 @@ impl Timeline for MemoryTimeline {
                     role: String::from("standby"),
                     last_contact: Some(Duration::from_millis(7)),
                     matched: Some(4),
+                    clock_ahead_ms: Some(-1500),
                     ..ServerStatus::default()
                 },
             ],

@@ -14,9 +14,10 @@ async fn the_servers_are_told_of() {
         answer["Servers"],
         json!([
             {"Id": "18446744073709551615", "Name": "n1", "Peer": "h:7481", "Http": "h:7480",
-             "Role": "voter", "Leader": true, "LastContactMs": null, "Matched": null},
+             "Role": "voter", "Leader": true, "LastContactMs": null, "Matched": null,
+             "ClockAheadMs": null},
             {"Id": "2", "Name": "n2", "Peer": "", "Http": "",
-             "Role": "standby", "Leader": false, "LastContactMs": 7, "Matched": 4},
+             "Role": "standby", "Leader": false, "LastContactMs": 7, "Matched": 4, "ClockAheadMs": -1500},
         ])
     );
     let status = server.get("/v1/status").await.json();
@@ -25,6 +26,8 @@ async fn the_servers_are_told_of() {
 
     assert_eq!(metric(&server, "tidings_leader").await, 1);
     assert_eq!(metric(&server, "tidings_servers{role=\"voter\"}").await, 1);
+    let skew = "tidings_server_clock_skew_milliseconds{server=\"n2\"}";
+    assert_eq!(metric(&server, skew).await, 1500);
     let lag = "tidings_server_lag_entries{server=\"n2\"}";
     assert_eq!(metric(&server, lag).await, 2);
     server.timeline.set_silence(None);

@@ -13,7 +13,7 @@ use tokio::time;
 
 use super::{
     me::Me,
-    message::{Change, Changed, ReadAt, Stands},
+    message::{Change, Changed, Heard, Listed, ReadAt, Stands},
 };
 use crate::{
     binding::{Binding, Peer},
@@ -345,6 +345,37 @@ impl Leadership {
             Ok(Ok((read, _))) => ReadAt::Index(Some(read.log_id().index)),
             _ => ReadAt::Unconfirmed,
         }
+    }
+
+    /// What this server knows of the members, if it leads.
+    pub fn list(&self) -> Listed {
+        let heard = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let (contact, matched) = (metrics.heartbeat.clone(), metrics.replication.clone());
+            contact.zip(matched).zip(Some(metrics.last_log_index))
+        };
+        let Some(((contact, matched), last)) = heard else {
+            let leader = self.me.leader().filter(|&id| id != self.me.server.id);
+            return Listed::NotLeader { leader };
+        };
+        let heard = |server: u64| {
+            let at = contact.get(&server).copied().flatten();
+            let has = matched.get(&server).copied().flatten();
+            match server == self.me.server.id {
+                true => Heard {
+                    server,
+                    contact_ms: Some(0),
+                    matched: last,
+                },
+                false => Heard {
+                    server,
+                    contact_ms: at.map(|at| at.elapsed().as_millis() as u64),
+                    matched: has.map(|has| has.index),
+                },
+            }
+        };
+        Listed::Members(self.me.members().into_keys().map(heard).collect())
     }
 
     /// Whether a server belongs to the cluster, as far as this one can tell.

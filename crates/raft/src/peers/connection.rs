@@ -156,14 +156,7 @@ impl Connection {
 
     /// Refuses to send what the other side cannot know.
     pub fn needs_version(&self, needed: u8) -> Result<(), CallError> {
-        match self.version < needed {
-            true => Err(CallError::not_sent(format_args!(
-                "it takes version {needed} of the peers' protocol and the two servers have {} in \
-                 common: update the older one",
-                self.version
-            ))),
-            false => Ok(()),
-        }
+        needs_version(self.version, needed).map_err(CallError::not_sent)
     }
 
     /// Whether a request can be sent.
@@ -253,6 +246,17 @@ impl Connection {
     fn ended(&self) -> Arc<str> {
         let waiting = self.waiting.lock();
         waiting.ended.clone().unwrap_or_else(|| "closing".into())
+    }
+}
+
+/// A sentence when what two servers have in common is older than what something takes.
+pub(crate) fn needs_version(common: u8, needed: u8) -> Result<(), String> {
+    match common < needed {
+        true => Err(format!(
+            "it takes version {needed} of the peers' protocol and the two servers have {common} in \
+             common: update the older one"
+        )),
+        false => Ok(()),
     }
 }
 

@@ -31,6 +31,7 @@ use tokio::{sync::Mutex as AsyncMutex, time};
 
 use super::{
     change::Leadership,
+    clocks,
     connection::{CallError, Connection},
     me::Me,
     message::{
@@ -64,6 +65,8 @@ pub(crate) struct Formation {
     said: Mutex<BTreeMap<String, String>>,
     /// Whether this server has been a member: then it does not join once more.
     was_member: AtomicBool,
+    /// The members whose clocks were too far off when they were met last.
+    drifted: Mutex<BTreeSet<u64>>,
 }
 
 /// A server that answered, and the connection to it.
@@ -119,6 +122,7 @@ impl Formation {
             me,
             data_dir,
             said: Mutex::default(),
+            drifted: Mutex::default(),
         })
     }
 
@@ -215,22 +219,15 @@ impl Formation {
     ) -> Result<ChangeMembers<u64, Peer>, Refused> {
         let refused = |reason, sentence| Err(Refused { reason, sentence });
         let (server, more) = (&greeting.hello.server, &greeting.more);
-        let met = self.me.acquaintance(server.id);
-        let clock_ahead = met
-            .and_then(|met| met.said)
-            .and_then(|said| said.clock_ahead);
-        if let Some(micros) = clock_ahead
-            && micros.unsigned_abs() > self.me.limits.clock_skew_max.as_micros() as u64
-        {
+        let ahead = self.me.clock_ahead(server.id);
+        if let Some(apart) = ahead.and_then(|ahead| clocks::apart(ahead, self.clock_skew_max())) {
             return refused(
                 RefusedReason::Clock,
                 format!(
-                    "the clock of {} is {} s {} that of the leader, {}: set the clocks of all \
-                     servers (with NTP, say), then it joins by itself",
+                    "the clock of {} is {apart} that of the leader, {}: {}, then it joins by itself",
                     server.name,
-                    micros.unsigned_abs() / 1_000_000,
-                    if micros > 0 { "ahead of" } else { "behind" },
                     self.me.server.name,
+                    clocks::REMEDY,
                 ),
             );
         }
@@ -299,6 +296,7 @@ impl Formation {
             let met = self.greet(&join).await;
             let is_member = self.me.is_member();
             if is_member {
+                self.watch_clocks(&met);
                 self.note_member(&raft).await;
             } else if !self.was_member() {
                 self.become_member(&raft, met).await;
@@ -409,10 +407,16 @@ impl Formation {
             .chain(own)
             .collect();
         self.me.set_fresh(fresh.clone());
+        let apart = match self.me.stage() {
+            Stage::Fresh => fresh.iter().find_map(|id| self.clock_apart(met.get(id)?)),
+            Stage::Begun | Stage::Member => None,
+        };
+        self.me.set_disagreement(apart.clone());
         let has_members = |met: &Met| met.hello().stage == Stage::Member;
         if met.values().any(has_members) {
             self.join(&met).await;
-        } else if self.me.stage() == Stage::Fresh && self.may_form(&fresh, &met) {
+        } else if self.me.stage() == Stage::Fresh && apart.is_none() && self.may_form(&fresh, &met)
+        {
             self.form(raft, &fresh, &met).await;
         }
     }
@@ -442,6 +446,44 @@ impl Formation {
                     return;
                 }
                 Err(error) => tracing::debug!(%error, "no answer to the wish to join"),
+            }
+        }
+    }
+
+    fn clock_skew_max(&self) -> Duration {
+        self.me.limits.clock_skew_max
+    }
+
+    /// Why a server that was met is no company to begin a timeline with: whoever leads first gives it the
+    /// time of its clock, and that never goes back.
+    fn clock_apart(&self, met: &Met) -> Option<String> {
+        let server = &met.hello().server;
+        let ahead = self.me.clock_ahead(server.id)?;
+        let apart = clocks::apart(ahead, self.clock_skew_max())?;
+        Some(format!(
+            "the clock of {} is {apart} this server's: {}, then they form one by themselves",
+            server.name,
+            clocks::REMEDY
+        ))
+    }
+
+    /// Warns of members whose clocks have drifted, each time that one begins to.
+    fn watch_clocks(&self, met: &BTreeMap<u64, Met>) {
+        let mut drifted = self.drifted.lock();
+        for (&id, met) in met {
+            let ahead = self.me.clock_ahead(id);
+            let apart = ahead.and_then(|ahead| clocks::apart(ahead, self.clock_skew_max()));
+            match apart {
+                None => {
+                    drifted.remove(&id);
+                }
+                Some(apart) if drifted.insert(id) => tracing::warn!(
+                    server = met.hello().server.name,
+                    "its clock is {apart} this server's: {}; frames get the time of whoever leads, and \
+                     retention goes by it",
+                    clocks::REMEDY
+                ),
+                Some(_) => {}
             }
         }
     }

@@ -56,6 +56,8 @@ pub(crate) struct Me {
     fresh: Mutex<BTreeSet<u64>>,
     /// Why the cluster does not take this server in, as it said last.
     not_admitted: Mutex<Option<String>>,
+    /// What keeps this server from forming a cluster with those that it sees.
+    disagreement: Mutex<Option<String>>,
     /// The leader that was last heard, and when.
     heard: Mutex<Option<(u64, Instant)>>,
     /// Whether the leader knows nothing of this server, which was never a member for good: it is to
@@ -98,6 +100,7 @@ impl Me {
             metrics: OnceLock::new(),
             known: Mutex::default(),
             not_admitted: Mutex::default(),
+            disagreement: Mutex::default(),
             heard: Mutex::default(),
         }
     }
@@ -201,6 +204,11 @@ impl Me {
         *self.not_admitted.lock() = refused;
     }
 
+    /// Takes note of what is in the way of forming a cluster.
+    pub fn set_disagreement(&self, reason: Option<String>) {
+        *self.disagreement.lock() = reason;
+    }
+
     /// Whom this server waits for before it is in a cluster; `None` once it is.
     pub fn waits_for(&self) -> Option<WaitsFor> {
         if self.members().contains_key(&self.server.id) {
@@ -208,6 +216,9 @@ impl Me {
         }
         if let Some(refused) = self.not_admitted.lock().clone() {
             return Some(WaitsFor::Admission { refused });
+        }
+        if let Some(reason) = self.disagreement.lock().clone() {
+            return Some(WaitsFor::Agreement { reason });
         }
         match self.stage() {
             Stage::Member => None,
@@ -244,6 +255,11 @@ impl Me {
     /// What is known of a server from itself or from others, beside the log.
     pub fn acquaintance(&self, id: u64) -> Option<Acquaintance> {
         self.known.lock().get(id).cloned()
+    }
+
+    /// What the clock of a server was ahead of this one's when they last met, in microseconds.
+    pub fn clock_ahead(&self, id: u64) -> Option<i64> {
+        self.acquaintance(id)?.said?.clock_ahead
     }
 
     /// Where servers answer clients, as they say themselves or as the log has it.

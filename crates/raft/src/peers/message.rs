@@ -49,11 +49,15 @@ pub(crate) mod kind {
     /// In place of `HELLO`, from somebody who is no server.
     pub const FIND: u8 = 36;
     pub const FOUND: u8 = 37;
+    pub const LIST: u8 = 38;
+    pub const LISTED: u8 = 39;
 }
 
 /// The versions of these messages that this program speaks.
 pub(crate) const VERSION_MIN: u8 = 1;
 pub(crate) const VERSION_MAX: u8 = 2;
+/// Since when snapshots are sent.
+pub(crate) const VERSION_SNAPSHOTS: u8 = 2;
 /// Since when a greeting tells more, and the membership can be changed from every server.
 pub(crate) const VERSION_MEMBERS: u8 = 2;
 
@@ -351,6 +355,27 @@ pub(crate) enum Stands {
     Unknown,
 }
 
+/// Asks the leader what only it knows of the members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct List {}
+
+/// Wire value: append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Listed {
+    Members(Vec<Heard>),
+    NotLeader { leader: Option<u64> },
+}
+
+/// How far a member is, as its leader knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Heard {
+    pub server: u64,
+    /// How long ago it was heard; `None`: not since this one leads.
+    pub contact_ms: Option<u64>,
+    /// The last entry that it is known to have.
+    pub matched: Option<u64>,
+}
+
 /// Somebody who is no server asks for servers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Find {
@@ -459,6 +484,16 @@ mod tests {
                 leader: Some(4),
             },
             b"\x01\x02\x01\x05\xac\x02\x01n\x01a\x02\x03\x01\xac\x02\x01\xac\x02\x01n\x01a\x01\x04",
+        );
+        pinned(List {}, b"");
+        pinned(Listed::NotLeader { leader: Some(4) }, &[1, 1, 4]);
+        pinned(
+            Listed::Members(vec![Heard {
+                server: 300,
+                contact_ms: Some(7),
+                matched: None,
+            }]),
+            &[0, 1, 0xac, 2, 1, 7, 0],
         );
         pinned(
             Refused {

@@ -13,6 +13,7 @@
 
 mod acquaintances;
 mod change;
+mod clocks;
 mod connection;
 mod convert;
 mod discover;
@@ -43,7 +44,7 @@ pub(crate) use keeper::Keeper;
 pub(crate) use lead::Lead;
 pub(crate) use link::Links;
 pub(crate) use me::Me;
-pub(crate) use message::{Change, Changed, Read, ReadAt, kind};
+pub(crate) use message::{Change, Changed, List, Listed, Read, ReadAt, kind};
 pub(crate) use reception::listen;
 pub(crate) use serve::Service;
 pub(crate) use standing::StandingWatch;

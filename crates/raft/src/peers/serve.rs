@@ -15,14 +15,14 @@ use tokio::{
 
 use super::{
     change::Leadership,
-    connection::{BUFFER_BYTES, HANDSHAKE_WAIT_MAX},
+    connection::{BUFFER_BYTES, HANDSHAKE_WAIT_MAX, needs_version},
     convert,
     formation::Formation,
     frame::{Frame, FrameError, read_frame, read_small_frame, write_frame},
     me::Me,
     message::{
-        Find, Form, FormMore, Formed, Greeting, Propose, Refused, RefusedReason, bytes_max, decode,
-        decode_with, encode, kind,
+        Find, Form, FormMore, Formed, Greeting, Propose, Refused, RefusedReason, VERSION_SNAPSHOTS,
+        bytes_max, decode, decode_with, encode, kind,
     },
     reception::Entered,
     room::{Held, Purse},
@@ -242,6 +242,22 @@ impl Service {
             held,
         } = frame;
         let bytes = body.len();
+        if let kind::OFFER | kind::CHUNK | kind::INSTALL = kind {
+            let common = self.me.version_max.min(greeting.hello.version_max);
+            if let Err(sentence) = needs_version(common, VERSION_SNAPSHOTS) {
+                let refused = Refused {
+                    reason: RefusedReason::Versions,
+                    sentence,
+                };
+                return Box::pin(std::future::ready(Reply {
+                    kind: kind::REFUSED,
+                    request,
+                    body: encode(&refused).unwrap_or_default(),
+                    bytes,
+                    _held: held,
+                }));
+            }
+        }
         // What must keep its order has its place in it before the next request is looked at.
         let begun = match kind {
             kind::PROPOSE => Begun::Commands(self.enqueue(&body).await),
@@ -334,6 +350,7 @@ impl Service {
                 reply(kind::CHANGED, &self.leadership.change(&change).await)
             }
             kind::READ => reply(kind::READ_AT, &self.leadership.read_at().await),
+            kind::LIST => reply(kind::LISTED, &self.leadership.list()),
             kind::STANDING => {
                 let stands = self.leadership.standing(greeting.hello.server.id).await;
                 reply(kind::STANDS, &stands)

@@ -1,6 +1,14 @@
 //! Servers in temporary directories that know one another's addresses.
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use tidings_event::{Index, Limits, NewEvent, Timestamp};
@@ -25,7 +33,12 @@ pub struct Server {
     pub settings: Option<Settings>,
     pub disk: DiskLimits,
     pub answer_wait_max: Duration,
+    /// What its clock shows, in microseconds since 1970. It stands still.
+    pub clock: Arc<AtomicI64>,
 }
+
+/// What clocks show unless they are set.
+pub const NOW: i64 = 1_800_000_000_000_000;
 
 impl Server {
     pub fn new(name: &str) -> Server {
@@ -34,6 +47,7 @@ impl Server {
             name: name.to_owned(),
             settings: None,
             answer_wait_max: QueueLimits::default().answer_wait_max,
+            clock: Arc::new(AtomicI64::new(NOW)),
             disk: DiskLimits {
                 free_reserve: 0,
                 ..DiskLimits::default()
@@ -56,7 +70,14 @@ impl Server {
         self.dir.path().join("data")
     }
 
+    /// Sets its clock to so many seconds after that of others.
+    pub fn set_clock(&self, seconds: i64) {
+        self.clock
+            .store(NOW + seconds * 1_000_000, Ordering::Relaxed);
+    }
+
     fn config(&self) -> ReplicaConfig {
+        let clock = self.clock.clone();
         ReplicaConfig {
             data_dir: self.data_dir(),
             node_id: 0,
@@ -69,7 +90,7 @@ impl Server {
             disk: self.disk.clone(),
             broker: BrokerConfig::default(),
             verify: VerifyHistory::All,
-            clock: Arc::new(|| Timestamp::from_unix_micros(1_800_000_000_000_000)),
+            clock: Arc::new(move || Timestamp::from_unix_micros(clock.load(Ordering::Relaxed))),
         }
     }
 

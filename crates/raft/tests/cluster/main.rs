@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agree;
+mod clocks;
 mod cluster;
 mod crowd;
 mod damage;

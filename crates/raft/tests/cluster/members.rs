@@ -253,6 +253,19 @@ async fn members_say_where_they_are_and_whoever_asks_is_told() {
         Some(Duration::ZERO)
     );
 
+    // whoever follows asks the leader
+    let follower = &cluster.replicas[(leader + 2) % 3];
+    let known_here = follower.members();
+    assert!(known_here.iter().all(|m| m.matched.is_none()));
+    let known_there = in_time("a list", follower.members_as_led()).await;
+    assert_eq!(known_there.len(), 3);
+    assert!(
+        known_there
+            .iter()
+            .all(|m| m.last_contact.is_some() && m.matched.is_some()),
+        "{known_there:?}"
+    );
+
     // one moves
     let moved = (leader + 1) % 3;
     let contact = cluster.replicas[moved].last_contact();

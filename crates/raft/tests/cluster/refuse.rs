@@ -5,7 +5,7 @@ use tokio::{
 
 use crate::{
     cluster::{Cluster, Server, history, in_time, publish_one},
-    wire::{STRANGER, frame, read_one},
+    wire::{STRANGER, STRANGER_OF_VERSION_2, frame, read_one},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,8 +58,17 @@ async fn garbage_is_refused_with_a_sentence_and_changes_nothing() {
     assert!(refused.contains("this server itself"), "{refused}");
 
     // a snapshot that is none, a piece and an end of one that was never offered
-    let hello = frame(1, &STRANGER);
+    let old = frame(1, &STRANGER);
+    let hello = frame(1, &STRANGER_OF_VERSION_2);
     let nonsense = frame(20, &[0xff; 40]);
+    for kind in [20, 22, 24] {
+        let refused = answer_to(&cluster.addresses[0], &old, &frame(kind, &[0])).await;
+        assert!(
+            refused
+                .contains("it takes version 2 of the peers' protocol and the two servers have 1"),
+            "{refused}"
+        );
+    }
     let refused = answer_to(&cluster.addresses[0], &hello, &nonsense).await;
     assert!(
         refused.contains("a varint that didn't terminate"),

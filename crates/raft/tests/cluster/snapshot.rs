@@ -358,3 +358,35 @@ async fn another_leader_goes_on_with_a_transfer() {
     drop(fourth);
     cluster.shutdown().await;
 }
+
+/// A snapshot is not sent to a server that would not know what it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_of_a_version_without_snapshots_waits_until_it_is_updated() {
+    let mut cluster = forgetful(4000).await;
+    publish_many(&cluster.replicas[0], "e", 50, 20).await;
+    forget(&cluster).await;
+    let server = Server::forgetful("d", 4000);
+    let addresses = cluster.addresses.clone();
+    let started = server.try_start(3, &addresses, |peers| peers.version_max = Some(1));
+    let (replica, _) = started.await.unwrap();
+    let joined = |replica: &Replica| replica.members().len() == 4;
+    until("it is taken in", || joined(&cluster.replicas[0])).await;
+    // longer than the leader waits between two attempts
+    let ready = time::timeout(Duration::from_secs(2), replica.ready()).await;
+    assert!(ready.is_err(), "it cannot have the state");
+    for replica in &cluster.replicas {
+        assert_eq!(replica.status().snapshot_bytes_sent, 0);
+        assert_eq!(replica.status().damaged, None);
+    }
+    publish_one(&cluster.replicas[1], "meanwhile").await;
+    in_time("shutdown", replica.shutdown()).await;
+    drop(replica);
+
+    let (replica, address) = server.start(3, &addresses).await;
+    in_time("it has everything", replica.ready()).await;
+    cluster.servers.push(server);
+    cluster.replicas.push(replica);
+    cluster.addresses.push(address);
+    cluster.check_one_history().await;
+    cluster.shutdown().await;
+}

@@ -6,6 +6,9 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 /// expects nobody.
 pub const STRANGER: [u8; 11] = [1, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0];
 
+/// The same of one that speaks version 2, and says nothing more of itself.
+pub const STRANGER_OF_VERSION_2: [u8; 18] = [1, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// The body of the next message.
 pub async fn read_one(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = [0; 16];

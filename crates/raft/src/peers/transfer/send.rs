@@ -23,7 +23,7 @@ use crate::{
         connection::{Answer, CallError, Connection},
         convert,
         link::Link,
-        message::{encode_with, kind},
+        message::{VERSION_SNAPSHOTS, encode_with, kind},
     },
     pinned::{Pinned, PinnedError},
 };
@@ -82,6 +82,7 @@ async fn attempt(
         frame,
     })?;
     let connection = link.connection().await?;
+    connection.needs_version(VERSION_SNAPSHOTS)?;
     let pinned = Pinned::new(machine.history.lock().pin(frame));
     let offer = SnapshotOffer {
         state_bytes: state.len() as u64,
