@@ -45,6 +45,25 @@ pub fn write_vectored_at(file: &File, pieces: &[IoSlice<'_>], offset: u64) -> io
     }
 }
 
+/// Names the place of a folder: this machine, its disk, and which folder it is there. A copy of it
+/// elsewhere has another name.
+///
+/// # Errors
+///
+/// Those of `stat` and `realpath`.
+pub fn place_of(dir: &Path) -> io::Result<String> {
+    let metadata = metadata(dir)?;
+    // Machines without one are told apart by the folder alone.
+    let machine = read_to_string("/etc/machine-id").unwrap_or_default();
+    Ok(format!(
+        "{} {} {} {}",
+        machine.trim(),
+        metadata.dev(),
+        metadata.ino(),
+        dir.canonicalize()?.display()
+    ))
+}
+
 /// Locks a file for this process until it is closed, however the process ends. `false` when another
 /// has it.
 ///

@@ -26,12 +26,14 @@ pub mod simulated;
 
 #[cfg(not(feature = "simulated"))]
 pub use real::{
-    Instant, process_id, random, spawn_blocking, spawn_blocking_future, spawn_blocking_on, ulid,
+    Instant, flush_takes, process_id, random, spawn_blocking, spawn_blocking_future,
+    spawn_blocking_on, ulid,
 };
 #[cfg(feature = "simulated")]
 pub use simulated::{
     files as fs, net,
     world::{
-        Instant, process_id, random, spawn_blocking, spawn_blocking_future, spawn_blocking_on, ulid,
+        Instant, flush_takes, process_id, random, spawn_blocking, spawn_blocking_future,
+        spawn_blocking_on, ulid,
     },
 };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tidings_client::{Token, Url};
+use tidings_spool::SpoolConfig;
 
 /// Finds the HTTP addresses of servers; the error is a sentence.
 pub type FindServers =
@@ -37,17 +38,17 @@ pub struct RelayConfig {
 impl RelayConfig {
     /// The defaults, with a spool in this directory.
     pub fn new(spool_dir: PathBuf) -> RelayConfig {
+        let spool = SpoolConfig::new(spool_dir);
         RelayConfig {
-            spool_dir,
-            spool_bytes_max: 1 << 30,
+            spool_bytes_max: spool.bytes_max,
             servers: Vec::new(),
             find: None,
             token: None,
-            // Longer than a change of leaders at default timeouts.
-            answer_within: Duration::from_secs(3),
+            answer_within: spool.answer_within,
             heartbeat: Duration::from_secs(30),
             upstreams_max: 32,
             ring_bytes: 4 << 20,
+            spool_dir: spool.directory,
         }
     }
 }

@@ -15,14 +15,13 @@
 
 mod config;
 mod follower;
-mod forwarder;
 mod hub;
 mod relay;
 mod report;
 mod ring;
 mod servers;
-mod spool;
+mod upstream;
 
 pub use config::{FindServers, RelayConfig};
 pub use relay::{Relay, RelayError};
-pub use spool::SpoolError;
+pub use tidings_spool::SpoolError;

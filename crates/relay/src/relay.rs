@@ -20,22 +20,20 @@ use tidings_client::{
     Token,
 };
 use tidings_event::{DigestFilter, Index};
+use tidings_spool::{NotTaken, Outbox, Reached, SpoolConfig, SpoolError};
 use tidings_timeline::{
     Broker, BrokerConfig, Commands, HistoryError, HistoryRead, HistoryReader, Settings,
     StateMachine, StateView, TimelineId,
 };
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use crate::config::RelayConfig;
 use crate::follower::{Begun, Reader};
-use crate::forwarder::{Counts, Forwarder, chain};
 use crate::hub::{Hub, NoView, ViewKey, canonical};
 use crate::report;
-use crate::servers::{Reach, Servers};
-use crate::spool::{NotTaken, Spool, SpoolError};
+use crate::servers::{Servers, chain};
 
 /// How long a reader waits for a server before it is told that there is none.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
@@ -65,19 +63,16 @@ pub struct Relay {
 }
 
 pub(crate) struct Inner {
-    pub(crate) spool: Spool,
+    pub(crate) outbox: Outbox,
     pub(crate) servers: Servers,
     pub(crate) hub: Hub,
-    pub(crate) counts: Arc<Counts>,
     newest: Arc<AtomicU64>,
-    answer_within: Duration,
     /// Readers that went on by a stream of their own, since the start.
     pub(crate) behind: Arc<AtomicU64>,
     broker: Arc<Broker>,
     empty: Arc<StateView>,
     applied: watch::Sender<Index>,
     stop: CancellationToken,
-    forwarding: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
 /// There is no history here.
@@ -106,24 +101,22 @@ impl Relay {
     /// When the spool cannot be used. Nothing that was taken is lost by that.
     pub async fn start(config: RelayConfig) -> Result<Relay, RelayError> {
         let servers = Servers::new(&config)?;
-        let (directory, bytes_max) = (config.spool_dir.clone(), config.spool_bytes_max);
-        let opened = tokio::task::spawn_blocking(move || Spool::open(&directory, bytes_max));
-        let spool = opened.await.map_err(|error| SpoolError::Io {
-            path: config.spool_dir.clone(),
-            source: io::Error::other(error),
-        })??;
         let stop = CancellationToken::new();
         if let Some(find) = &config.find {
             tokio::spawn(servers.clone().look(Arc::clone(find), stop.clone()));
         }
-        let (counts, newest) = (Arc::new(Counts::default()), Arc::new(AtomicU64::new(0)));
-        let forwarder = Forwarder {
-            spool: spool.clone(),
-            servers: servers.clone(),
-            counts: Arc::clone(&counts),
-            newest: Arc::clone(&newest),
-        };
-        let forwarding = tokio::spawn(forwarder.run(stop.clone()));
+        let newest = Arc::new(AtomicU64::new(0));
+        let outbox = Outbox::start(
+            SpoolConfig {
+                bytes_max: config.spool_bytes_max,
+                answer_within: config.answer_within,
+                ..SpoolConfig::new(config.spool_dir.clone())
+            },
+            servers.clone(),
+            servers.reach().clone(),
+            Arc::clone(&newest),
+        )
+        .await?;
         let hub = Hub::new(
             servers.clone(),
             config.upstreams_max,
@@ -134,18 +127,15 @@ impl Relay {
         let broker = Broker::new(Arc::new(NoHistory), Index::ZERO, BrokerConfig::default());
         Ok(Relay {
             inner: Arc::new(Inner {
-                spool,
+                outbox,
                 servers,
                 hub,
-                counts,
                 newest,
-                answer_within: config.answer_within,
                 behind: Arc::new(AtomicU64::new(0)),
                 broker,
                 empty: StateMachine::new(Settings::default()).view(),
                 applied: watch::Sender::new(Index::ZERO),
                 stop,
-                forwarding: parking_lot::Mutex::new(Some(forwarding)),
             }),
         })
     }
@@ -153,12 +143,7 @@ impl Relay {
     /// Ends what runs, and writes down how far the timeline is. What was taken stays in the spool.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
-        let forwarding = self.inner.forwarding.lock().take();
-        if let Some(forwarding) = forwarding {
-            let _ = forwarding.await;
-        }
-        let spool = self.inner.spool.clone();
-        let _ = tokio::task::spawn_blocking(move || spool.stop()).await;
+        self.inner.outbox.stop().await;
     }
 
     /// Shows the servers this secret from now on.
@@ -171,9 +156,9 @@ impl Relay {
 
     /// What it waits for, as a sentence; `None` when a server is reached.
     pub fn waits_for(&self) -> Option<String> {
-        match self.inner.servers.reach() {
-            Reach::Lost(reason) => Some(format!("no server is reached: {reason}")),
-            Reach::Unknown if self.inner.servers.client().is_none() => {
+        match self.inner.servers.reach().now() {
+            Reached::Lost(reason) => Some(format!("no server is reached: {reason}")),
+            Reached::Unknown if self.inner.servers.client().is_none() => {
                 Some(String::from("no server is known yet"))
             }
             _ => None,
@@ -330,8 +315,8 @@ impl Relay {
     }
 
     fn reason(&self) -> String {
-        match self.inner.servers.reach() {
-            Reach::Lost(reason) => reason,
+        match self.inner.servers.reach().now() {
+            Reached::Lost(reason) => reason,
             _ => String::from("none has answered yet"),
         }
     }
@@ -346,49 +331,29 @@ impl Relay {
     }
 
     fn take(&self, group: &Commands) -> Result<Submitted, ProposeFailure> {
-        let spool = &self.inner.spool;
-        if let Some(reason) = spool.failed() {
-            return Err(ProposeFailure::SpoolFailed { reason });
-        }
         let lines = group.transaction_lines();
         let lines = lines.ok_or(ProposeFailure::NoLeader)?;
-        let count = lines.len();
-        let (first, mut answers) = spool.take(lines).map_err(|not_taken| match not_taken {
+        let taken = self.inner.outbox.take(lines);
+        let answers = taken.map_err(|not_taken| match not_taken {
             NotTaken::Full { bytes, limit } => ProposeFailure::SpoolFull { bytes, limit },
+            NotTaken::Failed { reason } => ProposeFailure::SpoolFailed { reason },
             NotTaken::Busy => ProposeFailure::Overloaded {
                 retry_after: BUSY_RETRY,
             },
         })?;
-        let waiting = Waiting {
-            spool: spool.clone(),
-            first,
-        };
-        let servers = self.inner.servers.clone();
-        let within = self.inner.answer_within;
         Ok(Box::pin(async move {
-            let spool = &waiting.spool;
-            // While no server is reached nobody is kept waiting for one.
-            let wait = match servers.reach() {
-                Reach::Lost(_) => Duration::ZERO,
-                Reach::Unknown | Reach::Reached => within,
-            };
-            if let Ok(Ok(answers)) = tokio::time::timeout(wait, &mut answers).await {
-                return Ok(answers);
-            }
-            let last = first + count as u64 - 1;
-            spool
-                .flush(last)
-                .await
-                .map_err(|_| ProposeFailure::Unknown)?;
-            let mut decided = spool.give_up(first);
-            if decided.is_empty()
-                && let Ok(all) = answers.try_recv()
-            {
-                decided = all;
-            }
-            decided.resize(count, Answer::Spooled);
-            Ok(decided)
+            let answers = answers.await.map_err(|_| ProposeFailure::Unknown)?;
+            Ok(answers.into_iter().map(answer).collect())
         }))
+    }
+}
+
+/// What the spool answers, for the HTTP surface.
+fn answer(answer: tidings_spool::Answer) -> Answer {
+    match answer {
+        tidings_spool::Answer::Outcome(outcome) => Answer::Outcome(outcome),
+        tidings_spool::Answer::Spooled => Answer::Spooled,
+        tidings_spool::Answer::Refused { code, message } => Answer::Refused { code, message },
     }
 }
 
@@ -412,18 +377,6 @@ async fn begin(stream: &mut EventStream) -> Result<Begun, Option<ClientError>> {
             StreamEvent::Reset { .. } => return Err(None),
             _ => {}
         }
-    }
-}
-
-/// Somebody waits for the outcome of what begins at a position. When it goes away, nobody does.
-struct Waiting {
-    spool: Spool,
-    first: u64,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.spool.give_up(self.first);
     }
 }
 
@@ -490,7 +443,7 @@ impl Timeline for Relay {
     }
 
     fn has_leader(&self) -> bool {
-        self.inner.servers.reach() == Reach::Reached
+        self.inner.servers.reach().now() == Reached::Yes
     }
 
     /// Reads are handed on, and servers answer how fresh they are.
@@ -509,7 +462,7 @@ impl Timeline for Relay {
     }
 
     fn status(&self) -> TimelineStatus {
-        let spool = self.inner.spool.status();
+        let spool = self.inner.outbox.status();
         let not_ready = match spool.failed {
             Some(reason) => Some(format!("the spool cannot be written: {reason}")),
             None if spool.bytes >= spool.bytes_max => Some(String::from(

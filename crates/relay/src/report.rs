@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tidings_api::UpstreamNumber;
+use tidings_spool::Reached;
 
 use crate::relay::Inner;
-use crate::servers::Reach;
 
 /// Sections for `/v1/status`.
 pub(crate) fn sections(relay: &Inner) -> Vec<(&'static str, Value)> {
-    let (spool, hub) = (relay.spool.status(), relay.hub.status());
-    let counts = &relay.counts;
+    let (spool, hub) = (relay.outbox.status(), relay.hub.status());
+    let counts = relay.outbox.counts();
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let client = relay.servers.client();
-    let reach = relay.servers.reach();
+    let reach = relay.servers.reach().now();
     vec![
         (
             "Spool",
@@ -36,9 +36,9 @@ pub(crate) fn sections(relay: &Inner) -> Vec<(&'static str, Value)> {
             "Relay",
             json!({
                 "Server": client.map(|client| client.address()),
-                "Reached": reach == Reach::Reached,
+                "Reached": reach == Reached::Yes,
                 "NotReached": match reach {
-                    Reach::Lost(reason) => Some(reason),
+                    Reached::Lost(reason) => Some(reason),
                     _ => None,
                 },
                 "Upstreams": hub.upstreams,
@@ -51,8 +51,8 @@ pub(crate) fn sections(relay: &Inner) -> Vec<(&'static str, Value)> {
 
 /// Numbers for `/v1/metrics`.
 pub(crate) fn numbers(relay: &Inner) -> Vec<UpstreamNumber> {
-    let (spool, hub) = (relay.spool.status(), relay.hub.status());
-    let counts = &relay.counts;
+    let (spool, hub) = (relay.outbox.status(), relay.hub.status());
+    let counts = relay.outbox.counts();
     let gauge = |name, help, value| UpstreamNumber {
         name,
         help,
@@ -109,7 +109,7 @@ pub(crate) fn numbers(relay: &Inner) -> Vec<UpstreamNumber> {
         gauge(
             "tidings_relay_reached",
             "1 when a server takes what is sent.",
-            u64::from(relay.servers.reach() == Reach::Reached),
+            u64::from(relay.servers.reach().now() == Reached::Yes),
         ),
         gauge(
             "tidings_relay_upstreams",

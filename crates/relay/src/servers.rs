@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_client::{Client, ClientConfig, ConfigError, Token, Url};
+use tidings_spool::Reach;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -27,21 +28,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait between two tries to reach a server: that it is back is noticed within it.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 
-/// Whether servers take what is sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// Nothing was tried yet.
-    Unknown,
-    Reached,
-    /// And why not.
-    Lost(String),
-}
-
 /// Servers that are asked. A handle.
 #[derive(Clone)]
 pub(crate) struct Servers {
     client: Arc<watch::Sender<Option<Client>>>,
-    reach: Arc<watch::Sender<Reach>>,
+    reach: Reach,
     /// Of every client, but for its addresses.
     template: Arc<Mutex<ClientConfig>>,
 }
@@ -50,7 +41,7 @@ impl Servers {
     pub(crate) fn new(config: &RelayConfig) -> Result<Servers, ConfigError> {
         let servers = Servers {
             client: Arc::new(watch::Sender::new(None)),
-            reach: Arc::new(watch::Sender::new(Reach::Unknown)),
+            reach: Reach::default(),
             template: Arc::new(Mutex::new(ClientConfig {
                 addresses: Vec::new(),
                 token: config.token.clone(),
@@ -96,11 +87,10 @@ impl Servers {
     pub(crate) async fn look(self, find: FindServers, stop: CancellationToken) {
         loop {
             let is_known = self.client.borrow().is_some();
-            let is_lost = matches!(*self.reach.borrow(), Reach::Lost(_));
-            if !is_known || is_lost {
+            if !is_known || self.reach.is_lost() {
                 match find().await {
                     Ok(texts) => self.found(&texts),
-                    Err(reason) if !is_known => self.lost(reason),
+                    Err(reason) if !is_known => self.reach.lost(reason),
                     Err(_) => {}
                 }
             }
@@ -121,7 +111,7 @@ impl Servers {
             .filter_map(|text| ClientConfig::parse_address(text).ok())
             .collect();
         if addresses.is_empty() {
-            self.lost(String::from(
+            self.reach.lost(String::from(
                 "the servers that were found tell no HTTP address: set http.advertise on them",
             ));
             return;
@@ -132,7 +122,7 @@ impl Servers {
             .as_ref()
             .is_some_and(|client| client.config().addresses == addresses);
         if !is_same && let Err(error) = self.know(addresses) {
-            self.lost(error.to_string());
+            self.reach.lost(error.to_string());
         }
     }
 
@@ -161,34 +151,20 @@ impl Servers {
         changes
     }
 
-    pub(crate) fn reach(&self) -> Reach {
-        self.reach.borrow().clone()
+    /// Whether they take what is sent.
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
     }
+}
 
-    /// One took what was sent.
-    pub(crate) fn reached(&self) {
-        let news = self.reach.send_if_modified(|reach| {
-            let news = *reach != Reach::Reached;
-            *reach = Reach::Reached;
-            news
-        });
-        if news {
-            tracing::info!("a server is reached");
-        }
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
     }
-
-    /// None takes it, because of this.
-    pub(crate) fn lost(&self, reason: String) {
-        let news = self.reach.send_if_modified(|reach| {
-            let news = !matches!(reach, Reach::Lost(_));
-            *reach = Reach::Lost(reason.clone());
-            news
-        });
-        if news {
-            tracing::warn!(
-                reason,
-                "no server is reached: what is taken is kept on disk"
-            );
-        }
-    }
+    text
 }

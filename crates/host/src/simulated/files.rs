@@ -612,6 +612,16 @@ pub fn write_vectored_at(file: &File, pieces: &[IoSlice<'_>], offset: u64) -> io
     file.write_at(&bytes, offset)
 }
 
+/// The place of a folder: its path on its disk, whatever name that is mounted under.
+///
+/// # Errors
+/// Those of the disk.
+pub fn place_of(dir: &Path) -> io::Result<String> {
+    let disk = disk_of(dir)?;
+    disk.state.lock().node(&relative(dir))?;
+    Ok(relative(dir).display().to_string())
+}
+
 /// Locks a file until it is closed. `false` when it is locked already.
 ///
 /// # Errors

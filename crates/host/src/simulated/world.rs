@@ -167,3 +167,8 @@ pub(super) fn disk_of(path: &Path) -> io::Result<Arc<Disk>> {
 pub fn flush_pause(path: &Path) -> Duration {
     disk_of(path).map_or(Duration::ZERO, |disk| disk.flush_pause())
 }
+
+/// Waits as long as the disk that a path lies on takes for a flush now.
+pub async fn flush_takes(path: &Path) {
+    tokio::time::sleep(flush_pause(path)).await;
+}

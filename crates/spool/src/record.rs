@@ -8,10 +8,10 @@
 //! All numbers are little-endian. The records of a file have the positions from `first` upwards.
 
 /// Wire value: append only.
-pub(super) const MAGIC: &[u8; 8] = b"tdgspol1";
+pub(crate) const MAGIC: &[u8; 8] = b"tdgspol1";
 
 /// Bytes before the first record.
-pub(super) const HEAD_BYTES: usize = 20;
+pub(crate) const HEAD_BYTES: usize = 20;
 
 /// Bytes of a record beside its line.
 pub(crate) const RECORD_HEAD_BYTES: usize = 8;
@@ -20,7 +20,7 @@ pub(crate) const RECORD_HEAD_BYTES: usize = 8;
 const LINE_BYTES_MAX: usize = 1 << 30;
 
 /// The beginning of a file.
-pub(super) fn head(first: u64) -> [u8; HEAD_BYTES] {
+pub(crate) fn head(first: u64) -> [u8; HEAD_BYTES] {
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(MAGIC);
     head[8..16].copy_from_slice(&first.to_le_bytes());
@@ -30,7 +30,7 @@ pub(super) fn head(first: u64) -> [u8; HEAD_BYTES] {
 }
 
 /// The first position of a file that begins so.
-pub(super) fn read_head(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn read_head(bytes: &[u8]) -> Option<u64> {
     let head: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
     let crc = u32::from_le_bytes(head[16..].try_into().ok()?);
     let is_ours = head[..8] == MAGIC[..] && crc32fast::hash(&head[..16]) == crc;
@@ -49,7 +49,7 @@ fn checksum(length: u32, line: &[u8]) -> u32 {
 }
 
 /// Appends a record.
-pub(super) fn push(line: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn push(line: &[u8], out: &mut Vec<u8>) {
     // What is taken is limited far below 4 GiB.
     let length = line.len() as u32;
     out.extend_from_slice(&length.to_le_bytes());
@@ -59,7 +59,7 @@ pub(super) fn push(line: &[u8], out: &mut Vec<u8>) {
 
 /// What stands at the beginning of some bytes of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Read<'a> {
+pub(crate) enum Read<'a> {
     /// A record: its line, and how long it is in all.
     Record(&'a [u8], usize),
     /// Nothing more.
@@ -69,7 +69,7 @@ pub(super) enum Read<'a> {
 }
 
 /// Reads one record.
-pub(super) fn read(bytes: &[u8]) -> Read<'_> {
+pub(crate) fn read(bytes: &[u8]) -> Read<'_> {
     if bytes.is_empty() {
         return Read::End;
     }
@@ -90,7 +90,7 @@ pub(super) fn read(bytes: &[u8]) -> Read<'_> {
 
 /// Whether a whole record begins anywhere in the bytes behind a broken one: then what broke was not
 /// the end of the file.
-pub(super) fn any_record_behind(bytes: &[u8]) -> bool {
+pub(crate) fn any_record_behind(bytes: &[u8]) -> bool {
     (1..bytes.len().saturating_sub(RECORD_HEAD_BYTES))
         .any(|start| matches!(read(&bytes[start..]), Read::Record(line, _) if !line.is_empty()))
 }

@@ -4,12 +4,11 @@
 //! positions may be given out again, and what was sent under them before must not hide what is sent
 //! under them now.
 
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use ulid::Ulid;
+use tidings_host::fs::{self, File};
 
 /// Who sends, and which epochs the positions belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +48,7 @@ impl Sender {
     pub(crate) fn move_to(&mut self, home: &str) {
         if self.home != home {
             home.clone_into(&mut self.home);
-            self.id = Ulid::generate().to_string();
+            self.id = tidings_host::ulid().to_string();
         }
     }
 
@@ -89,7 +88,7 @@ impl Sender {
     /// # Errors
     /// When it cannot be read, or is not as it was written.
     pub(crate) fn read(path: &Path) -> io::Result<Option<Sender>> {
-        let text = match std::fs::read_to_string(path) {
+        let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -123,21 +122,11 @@ impl Sender {
     }
 }
 
-/// Names the place of a directory: this machine, and which directory it is there.
+/// Names the place of a directory.
 pub(crate) fn home_of(directory: &Path) -> io::Result<String> {
-    use std::os::unix::fs::MetadataExt as _;
-    let metadata = std::fs::metadata(directory)?;
-    // Machines without one are told apart by the directory alone.
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let named = format!(
-        "{} {} {} {}",
-        machine.trim(),
-        metadata.dev(),
-        metadata.ino(),
-        directory.canonicalize()?.display()
-    );
+    let place = fs::place_of(directory)?;
     // Told to nobody as it is.
-    Ok(format!("{:08x}", crc32fast::hash(named.as_bytes())))
+    Ok(format!("{:08x}", crc32fast::hash(place.as_bytes())))
 }
 
 /// Replaces a small file, durably.
@@ -146,7 +135,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&beside, path)?;
+    fs::rename(&beside, path)?;
     sync_directory_of(path)
 }
 

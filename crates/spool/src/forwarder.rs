@@ -25,26 +25,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tidings_api::Answer;
-use tidings_client::{
-    Acknowledgement, Client, ClientError, PublishStreamConfig, Published, Refused, SenderNumbers,
-    Transaction, TransactionSender,
-};
 use tidings_timeline::Outcome;
 use tokio_util::sync::CancellationToken;
 
-use crate::servers::Servers;
+use crate::answer::Answer;
+use crate::reach::Reach;
 use crate::spool::Spool;
-
-/// Transactions that are sent and not answered, at most.
-const IN_FLIGHT_MAX: usize = 4_096;
-
-/// Bytes of those.
-const IN_FLIGHT_BYTES_MAX: usize = 8 << 20;
-
-/// How long nothing is answered before it counts as no server being reached: then publishers are no
-/// longer kept waiting. A change of leaders is over by then.
-const LOST_AFTER: Duration = Duration::from_secs(2);
+use crate::upstream::{Answers as _, NoServer, Numbers, Sending, Upstream};
 
 /// The pause before it is tried again, when trying again may help at once …
 const PAUSE: Duration = Duration::from_millis(200);
@@ -54,20 +41,20 @@ const PAUSE_LONG: Duration = Duration::from_secs(5);
 
 /// What happened since the start.
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub struct Counts {
     /// Transactions that the timeline took.
-    pub(crate) forwarded: AtomicU64,
+    pub forwarded: AtomicU64,
     /// Of those, the ones that it had already.
-    pub(crate) repeated: AtomicU64,
+    pub repeated: AtomicU64,
     /// Transactions that it refused for good.
-    pub(crate) refused: AtomicU64,
+    pub refused: AtomicU64,
     /// Epochs that were begun because the numbers did not fit the timeline.
-    pub(crate) renumbered: AtomicU64,
+    pub renumbered: AtomicU64,
     /// Transactions that were sent anew although they may have been taken before.
-    pub(crate) in_doubt: AtomicU64,
+    pub in_doubt: AtomicU64,
 }
 
-pub(crate) fn add(count: &AtomicU64, more: u64) {
+fn add(count: &AtomicU64, more: u64) {
     count.fetch_add(more, Ordering::Relaxed);
 }
 
@@ -76,23 +63,30 @@ enum End {
     /// Everything of the epoch is answered.
     Answered,
     /// No server takes it.
-    Lost(ClientError),
+    Lost(NoServer),
     /// The numbers do not fit what the timeline remembers.
-    Numbers(Refused),
+    Numbers(Misfit),
     /// Here, not there.
     Failed(String),
 }
 
+/// Not a transaction is refused but its number.
+struct Misfit {
+    code: String,
+    message: String,
+}
+
 /// The one who sends.
-pub(crate) struct Forwarder {
+pub(crate) struct Forwarder<U> {
     pub(crate) spool: Spool,
-    pub(crate) servers: Servers,
+    pub(crate) upstream: U,
+    pub(crate) reach: Reach,
     pub(crate) counts: Arc<Counts>,
     /// The newest frame that this agent knows of.
     pub(crate) newest: Arc<AtomicU64>,
 }
 
-impl Forwarder {
+impl<U: Upstream> Forwarder<U> {
     /// Sends until it is stopped.
     pub(crate) async fn run(self, stop: CancellationToken) {
         tokio::select! {
@@ -106,33 +100,32 @@ impl Forwarder {
         loop {
             let before = self.spool.acknowledged();
             self.spool.wait_beyond(before).await;
-            let client = self.servers.known().await;
-            let end = self.send_epoch(&client).await;
+            let end = self.send_epoch().await;
             if self.spool.acknowledged() > before {
                 misfits = 0;
             }
             match end {
                 End::Answered => {}
                 End::Lost(error) => {
-                    let pause = match error.last_try().is_transient() {
+                    let pause = match error.passes {
                         true => PAUSE,
                         false => PAUSE_LONG,
                     };
-                    self.servers.lost(chain(&error));
+                    self.reach.lost(error.reason);
                     tokio::time::sleep(pause).await;
                 }
-                End::Numbers(refused) => {
+                End::Numbers(misfit) => {
                     misfits += 1;
                     if misfits > 1 {
                         // A new epoch did not help: clocks, or room for senders.
-                        self.servers.lost(refused.message.clone());
+                        self.reach.lost(misfit.message.clone());
                         tokio::time::sleep(PAUSE_LONG).await;
                     }
-                    self.renumber(&refused, misfits).await;
+                    self.renumber(&misfit, misfits).await;
                 }
                 End::Failed(reason) => {
                     tracing::error!(reason, "the spool cannot be sent");
-                    self.servers.lost(reason);
+                    self.reach.lost(reason);
                     tokio::time::sleep(PAUSE_LONG).await;
                 }
             }
@@ -140,23 +133,23 @@ impl Forwarder {
     }
 
     /// Begins a new epoch from the oldest record on.
-    async fn renumber(&self, refused: &Refused, misfits: u32) {
+    async fn renumber(&self, misfit: &Misfit, misfits: u32) {
         let first = self.spool.acknowledged() + 1;
-        if refused.code == "too_many_senders" {
+        if misfit.code == "too_many_senders" {
             return;
         }
         // Told once, not again while a clock is wrong.
-        if refused.code == "sender_forgotten" && misfits == 1 {
+        if misfit.code == "sender_forgotten" && misfits == 1 {
             let waiting = self.spool.last() + 1 - first;
             add(&self.counts.in_doubt, waiting);
             tracing::warn!(
                 transactions = waiting,
-                reason = refused.message,
+                reason = misfit.message,
                 "the timeline has forgotten this agent: what waits is sent anew, and what had been sent before may be there twice"
             );
         }
         add(&self.counts.renumbered, 1);
-        let lasting = refused.code != "sender_ahead";
+        let lasting = misfit.code != "sender_ahead";
         if let Err(reason) = self.spool.begin_epoch(first, lasting).await {
             tracing::error!(reason, "a new epoch cannot be written down");
             tokio::time::sleep(PAUSE_LONG).await;
@@ -164,23 +157,19 @@ impl Forwarder {
     }
 
     /// Sends from the oldest record on, as far as its epoch goes and for as long as it works.
-    async fn send_epoch(&self, client: &Client) -> End {
+    async fn send_epoch(&self) -> End {
         let first = self.spool.acknowledged() + 1;
         let Some((id, epoch, number, end)) = self.spool.numbers_of(first) else {
             return End::Failed(format!("position {first} of the spool belongs to no epoch"));
         };
-        let (sender, mut answers) = client.publish_stream(PublishStreamConfig {
-            in_flight_max: IN_FLIGHT_MAX,
-            in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
-            retry_time: LOST_AFTER,
-            sender: Some(SenderNumbers {
-                id,
-                epoch,
-                first: number,
-            }),
-        });
+        let numbers = Numbers {
+            id,
+            epoch,
+            first: number,
+        };
+        let (sending, mut answers) = self.upstream.send(numbers).await;
         let in_flight = Mutex::new(VecDeque::new());
-        let feeding = self.feed(first, end, sender, &in_flight);
+        let feeding = self.feed(first, end, sending, &in_flight);
         tokio::pin!(feeding);
         let mut is_fed = false;
         loop {
@@ -209,7 +198,7 @@ impl Forwarder {
         &self,
         first: u64,
         end: Option<u64>,
-        sender: TransactionSender,
+        sending: U::Sending,
         in_flight: &Mutex<VecDeque<Bytes>>,
     ) -> Result<(), String> {
         let end = end.unwrap_or(u64::MAX);
@@ -222,7 +211,7 @@ impl Forwarder {
                     break;
                 }
                 in_flight.lock().push_back(line.clone());
-                if sender.send(Transaction::from_line(line, 1)).await.is_err() {
+                if sending.take(line).await.is_err() {
                     // Why is told by the answers.
                     return Ok(());
                 }
@@ -233,64 +222,55 @@ impl Forwarder {
     }
 
     /// Takes the answer to the oldest record.
-    async fn answered(&self, answer: Acknowledgement, line: Bytes) -> Result<(), End> {
-        let decided = match answer.outcome {
-            Ok(published) => {
-                self.servers.reached();
-                self.taken(published)
+    async fn answered(&self, answer: Answer, line: Bytes) -> Result<(), End> {
+        if let Answer::Refused { code, message } = &answer {
+            if is_of_numbers(code) {
+                return Err(End::Numbers(Misfit {
+                    code: code.clone(),
+                    message: message.clone(),
+                }));
             }
-            Err(refused) if is_of_numbers(&refused.code) => return Err(End::Numbers(refused)),
-            Err(refused) => {
-                self.servers.reached();
-                self.refused(refused, &line).await?
-            }
-        };
-        self.spool.acknowledge(line.len(), decided);
-        Ok(())
-    }
-
-    fn taken(&self, published: Published) -> Answer {
-        let index = published.index;
-        self.newest.fetch_max(index.get(), Ordering::Relaxed);
-        add(&self.counts.forwarded, 1);
-        if published.spooled {
-            return Answer::Spooled;
-        }
-        Answer::Outcome(if published.duplicate {
-            add(&self.counts.repeated, 1);
-            Outcome::Duplicate { index }
+            self.refused(code, message, &line).await?;
         } else {
-            Outcome::Published { index }
-        })
+            add(&self.counts.forwarded, 1);
+        }
+        if let Answer::Outcome(outcome) = &answer {
+            if let Some(index) = outcome.index() {
+                self.newest.fetch_max(index.get(), Ordering::Relaxed);
+            }
+            if matches!(outcome, Outcome::Duplicate { .. }) {
+                add(&self.counts.repeated, 1);
+            }
+        }
+        self.reach.reached();
+        self.spool.acknowledge(line.len(), answer);
+        Ok(())
     }
 
     /// A transaction that the timeline will never take. Its publisher is told when it still waits;
     /// else it is kept beside the spool for somebody to look at.
-    async fn refused(&self, refused: Refused, line: &Bytes) -> Result<Answer, End> {
+    async fn refused(&self, code: &str, message: &str, line: &Bytes) -> Result<(), End> {
         add(&self.counts.refused, 1);
         let position = self.spool.acknowledged() + 1;
-        if !self.spool.is_awaited(position) {
-            tracing::error!(
-                code = refused.code,
-                reason = refused.message,
-                "the timeline refuses a transaction that was taken: it is in spool/refused.ndjson"
-            );
-            let transaction: &serde_json::value::RawValue =
-                serde_json::from_slice(line).map_err(|error| End::Failed(error.to_string()))?;
-            let kept = serde_json::json!({
-                "Code": refused.code,
-                "Message": refused.message,
-                "Transaction": transaction,
-            });
-            self.spool
-                .keep_refused(format!("{kept}\n"))
-                .await
-                .map_err(End::Failed)?;
+        if self.spool.is_awaited(position) {
+            return Ok(());
         }
-        Ok(Answer::Refused {
-            code: refused.code,
-            message: refused.message,
-        })
+        tracing::error!(
+            code,
+            reason = message,
+            "the timeline refuses a transaction that was taken: it is in spool/refused.ndjson"
+        );
+        let transaction: &serde_json::value::RawValue =
+            serde_json::from_slice(line).map_err(|error| End::Failed(error.to_string()))?;
+        let kept = serde_json::json!({
+            "Code": code,
+            "Message": message,
+            "Transaction": transaction,
+        });
+        self.spool
+            .keep_refused(format!("{kept}\n"))
+            .await
+            .map_err(End::Failed)
     }
 }
 
@@ -300,16 +280,4 @@ fn is_of_numbers(code: &str) -> bool {
         code,
         "sender_gap" | "sender_forgotten" | "sender_ahead" | "too_many_senders"
     )
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }

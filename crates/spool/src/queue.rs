@@ -12,12 +12,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use tidings_api::Answer;
 use tokio::sync::oneshot;
 
-use super::files::Found;
-use super::record::RECORD_HEAD_BYTES;
-use super::sender::Sender;
+use crate::answer::{Answer, NotTaken};
+use crate::files::Found;
+use crate::record::RECORD_HEAD_BYTES;
+use crate::sender::Sender;
 
 /// Bytes of the newest records that are kept in memory, so that they need not be read again to be
 /// sent. What does not fit is read from the files.
@@ -25,15 +25,6 @@ const WINDOW_BYTES: usize = 16 << 20;
 
 /// Bytes that may wait for the disk beside them; beyond it publishers wait.
 const UNWRITTEN_BYTES: usize = 16 << 20;
-
-/// Why nothing is taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NotTaken {
-    /// It keeps as much as it may.
-    Full { bytes: u64, limit: u64 },
-    /// The disk is slower than what comes.
-    Busy,
-}
 
 /// Where the next record to send is.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,14 +1,16 @@
-//! The thread that writes the files of the spool.
+//! Writes the files of the spool, on a thread that may wait for the disk.
 
-use std::sync::{Weak, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::Weak;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tidings_host::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
-use super::Inner;
-use super::files::{Files, Found};
-use super::sender::Sender;
+use crate::files::{Files, Found};
+use crate::sender::Sender;
+use crate::spool::Inner;
 
 /// How often a disk that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -19,14 +21,14 @@ const ACKNOWLEDGED_PAUSE: Duration = Duration::from_millis(200);
 
 /// How far the files are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Disk {
-    pub(super) flushed: u64,
+pub(crate) struct Disk {
+    pub(crate) flushed: u64,
     /// Why nothing can be written now.
-    pub(super) failed: Option<String>,
+    pub(crate) failed: Option<String>,
 }
 
 /// What the writer is asked to do.
-pub(super) enum Order {
+pub(crate) enum Order {
     Append(u64, Vec<Bytes>),
     Flush,
     Sender(Sender, oneshot::Sender<Result<(), String>>),
@@ -34,10 +36,10 @@ pub(super) enum Order {
     Stop,
 }
 
-/// The thread that writes.
-pub(super) struct Writer {
+/// The one who writes.
+pub(crate) struct Writer {
     files: Files,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::UnboundedReceiver<Order>,
     spool: Weak<Inner>,
     told: watch::Sender<Disk>,
     /// Taken and not in a file yet.
@@ -53,9 +55,9 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Writes what comes by `orders`, and tells how far it is.
-    pub(super) fn new(
+    pub(crate) fn new(
         files: Files,
-        orders: mpsc::Receiver<Order>,
+        orders: mpsc::UnboundedReceiver<Order>,
         spool: Weak<Inner>,
         told: watch::Sender<Disk>,
         found: &Found,
@@ -75,22 +77,24 @@ impl Writer {
     }
 
     /// Until it is told to stop, or nobody is left to tell it.
-    pub(super) fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut is_over = false;
         while !is_over {
             let waits = !self.pending.is_empty() || self.acknowledged + 1 < self.pending_first;
             let order = match waits {
-                true => match self.orders.recv_timeout(self.pause()) {
-                    Ok(order) => Some(order),
-                    Err(mpsc::RecvTimeoutError::Timeout) => None,
-                    Err(mpsc::RecvTimeoutError::Disconnected) => Some(Order::Stop),
+                true => match timeout(self.pause(), self.orders.recv()).await {
+                    Ok(order) => Some(order.unwrap_or(Order::Stop)),
+                    Err(_) => None,
                 },
-                false => Some(self.orders.recv().unwrap_or(Order::Stop)),
+                false => Some(self.orders.recv().await.unwrap_or(Order::Stop)),
             };
             let mut next = order;
             while let Some(order) = next {
                 is_over |= self.take(order);
                 next = self.orders.try_recv().ok();
+            }
+            if self.flush {
+                tidings_host::flush_takes(self.files.directory()).await;
             }
             self.write(is_over);
         }

@@ -8,23 +8,20 @@
 //! spool/refused.ndjson    what the timeline refused for good after it had been taken
 //! ```
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use thiserror::Error;
+use tidings_host::fs::{self, File, FileExt as _, OpenOptions};
 
-use super::record::{self, HEAD_BYTES, RECORD_HEAD_BYTES, Read};
-use super::sender::{self, Sender};
+use crate::record::{self, HEAD_BYTES, RECORD_HEAD_BYTES, Read};
+use crate::sender::{self, Sender};
 
-/// A file is followed by the next one beyond this size: small enough to be removed soon, large enough
-/// that there are few.
-const FILE_BYTES: u64 = 8 << 20;
-
-/// A file whose records the timeline has is begun anew beyond this size, although it is the newest: so
-/// the spool of an agent that reaches a server stays in the cache and never gets to the disk.
-const WORN_BYTES: u64 = 1 << 20;
+/// A file whose records the timeline has is begun anew beyond this part of a file's size, although it
+/// is the newest: so the spool of an agent that reaches a server stays in the cache and never gets to
+/// the disk.
+const WORN_PART: u64 = 8;
 
 /// What is kept of refused transactions, at most.
 const REFUSED_BYTES_MAX: u64 = 64 << 20;
@@ -105,8 +102,10 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) struct Files {
     directory: PathBuf,
+    /// A file is followed by the next one beyond this size.
+    file_bytes: u64,
     segments: Vec<Segment>,
-    /// The newest, at its end.
+    /// The newest.
     newest: Option<File>,
     _lock: File,
 }
@@ -122,18 +121,14 @@ fn segment_path(directory: &Path, first: u64) -> PathBuf {
 
 impl Files {
     /// Takes the directory and reads what is in it.
-    pub(crate) fn open(directory: &Path) -> Result<(Files, Found), SpoolError> {
-        std::fs::create_dir_all(directory).map_err(at(directory))?;
+    pub(crate) fn open(directory: &Path, file_bytes: u64) -> Result<(Files, Found), SpoolError> {
+        fs::create_dir_all(directory).map_err(at(directory))?;
         let lock_path = directory.join("lock");
-        let lock = File::create(&lock_path).map_err(at(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(SpoolError::InUse {
-                    path: directory.to_owned(),
-                });
-            }
-            Err(std::fs::TryLockError::Error(source)) => return Err(at(&lock_path)(source)),
+        let mut lock = File::create(&lock_path).map_err(at(&lock_path))?;
+        if !fs::try_lock(&mut lock).map_err(at(&lock_path))? {
+            return Err(SpoolError::InUse {
+                path: directory.to_owned(),
+            });
         }
         let sender_path = directory.join("sender");
         let sender = Sender::read(&sender_path).map_err(|source| SpoolError::Sender {
@@ -141,7 +136,7 @@ impl Files {
             source,
         })?;
         let mut firsts = Vec::new();
-        for entry in std::fs::read_dir(directory).map_err(at(directory))? {
+        for entry in fs::read_dir(directory).map_err(at(directory))? {
             let name = entry.map_err(at(directory))?.file_name();
             let first = name.to_str().and_then(|name| name.strip_suffix(".spool"));
             firsts.extend(first.and_then(|first| first.parse::<u64>().ok()));
@@ -186,6 +181,7 @@ impl Files {
         found.acknowledged = acknowledged;
         let files = Files {
             directory: directory.to_owned(),
+            file_bytes,
             segments,
             newest: None,
             _lock: lock,
@@ -204,7 +200,7 @@ impl Files {
         let is_full = self
             .segments
             .last()
-            .is_none_or(|newest| newest.bytes >= FILE_BYTES || newest.last + 1 != first);
+            .is_none_or(|newest| newest.bytes >= self.file_bytes || newest.last + 1 != first);
         if is_full || self.newest.is_none() {
             self.begin(first)?;
         }
@@ -220,10 +216,9 @@ impl Files {
         for line in lines {
             record::push(line, &mut bytes);
         }
-        if let Err(error) = file.write_all(&bytes) {
-            // Half a record must not stand before whole ones.
+        if let Err(error) = file.write_all_at(&bytes, segment.bytes) {
+            // Half a record must not stand at the end.
             file.set_len(segment.bytes)?;
-            file.seek(SeekFrom::Start(segment.bytes))?;
             return Err(error);
         }
         segment.bytes += bytes.len() as u64;
@@ -240,12 +235,12 @@ impl Files {
         self.segments
             .retain(|segment| segment.last >= segment.first);
         let path = segment_path(&self.directory, first);
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .create(true)
             .write(true)
             .truncate(true)
             .open(&path)?;
-        file.write_all(&record::head(first))?;
+        file.write_all_at(&record::head(first), 0)?;
         sender::sync_directory_of(&path)?;
         self.newest = Some(file);
         self.segments.push(Segment {
@@ -270,10 +265,10 @@ impl Files {
         while let Some(oldest) = self.segments.first() {
             let is_newest = self.segments.len() == 1;
             let is_done = oldest.last <= position;
-            if !is_done || is_newest && oldest.bytes < WORN_BYTES {
+            if !is_done || is_newest && oldest.bytes < self.file_bytes / WORN_PART {
                 break;
             }
-            std::fs::remove_file(segment_path(&self.directory, oldest.first))?;
+            fs::remove_file(segment_path(&self.directory, oldest.first))?;
             self.segments.remove(0);
             if is_newest {
                 self.newest = None;
@@ -302,7 +297,7 @@ impl Files {
 /// meanwhile is not in the way.
 pub(crate) fn read_from(directory: &Path, position: u64) -> io::Result<Vec<Bytes>> {
     let mut firsts = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
+    for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         let first = name.to_str().and_then(|name| name.strip_suffix(".spool"));
         firsts.extend(first.and_then(|first| first.parse::<u64>().ok()));
@@ -312,9 +307,7 @@ pub(crate) fn read_from(directory: &Path, position: u64) -> io::Result<Vec<Bytes
             "no file of the spool has position {position}"
         )));
     };
-    let mut bytes = Vec::new();
-    File::open(segment_path(directory, first))?.read_to_end(&mut bytes)?;
-    let bytes = Bytes::from(bytes);
+    let bytes = Bytes::from(fs::read(segment_path(directory, first))?);
     let mut offset = HEAD_BYTES;
     let mut lines = Vec::new();
     let (mut at, mut taken) = (first, 0);
@@ -350,7 +343,7 @@ fn scan(
     acknowledged: u64,
 ) -> Result<Option<(Segment, u64, u64)>, SpoolError> {
     let path = segment_path(directory, first);
-    let bytes = std::fs::read(&path).map_err(at(&path))?;
+    let bytes = fs::read(&path).map_err(at(&path))?;
     let damaged = |offset: usize| SpoolError::Damaged {
         path: path.clone(),
         offset: offset as u64,
@@ -358,7 +351,7 @@ fn scan(
     if record::read_head(&bytes) != Some(first) {
         // It was begun, and the machine stopped.
         if is_newest && bytes.len() <= HEAD_BYTES {
-            std::fs::remove_file(&path).map_err(at(&path))?;
+            fs::remove_file(&path).map_err(at(&path))?;
             return Ok(None);
         }
         return Err(damaged(0));
@@ -396,7 +389,7 @@ fn scan(
 
 /// The last position that the timeline has; 0 when that is not known, which costs only sending again.
 fn read_acknowledged(path: &Path) -> u64 {
-    let bytes = std::fs::read(path).unwrap_or_default();
+    let bytes = fs::read(path).unwrap_or_default();
     let Some((position, crc)) = bytes.split_first_chunk::<8>() else {
         return 0;
     };
@@ -427,6 +420,10 @@ mod tests {
             .collect()
     }
 
+    fn open(path: &Path) -> Result<(Files, Found), SpoolError> {
+        Files::open(path, 8 << 20)
+    }
+
     /// All records from a position on.
     fn all_from(directory: &Path, mut position: u64, last: u64) -> Vec<String> {
         let mut all = Vec::new();
@@ -445,15 +442,15 @@ mod tests {
     fn what_was_appended_is_there_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        let (mut files, found) = Files::open(path).unwrap();
+        let (mut files, found) = open(path).unwrap();
         assert_eq!((found.last, found.acknowledged), (0, 0));
         files.append(1, &lines(1, 3)).unwrap();
         files.append(4, &lines(4, 5)).unwrap();
         files.flush().unwrap();
-        assert!(matches!(Files::open(path), Err(SpoolError::InUse { .. })));
+        assert!(matches!(open(path), Err(SpoolError::InUse { .. })));
         files.acknowledge(2).unwrap();
         drop(files);
-        let (mut files, found) = Files::open(path).unwrap();
+        let (mut files, found) = open(path).unwrap();
         assert_eq!((found.last, found.acknowledged, found.cut), (5, 2, 0));
         assert_eq!(found.bytes, 3 * (8 + 6));
         assert_eq!(all_from(path, 3, 5), ["line 3", "line 4", "line 5"]);
@@ -461,7 +458,7 @@ mod tests {
         assert_eq!(all_from(path, 5, 6), ["line 5", "line 6"]);
         files.acknowledge(6).unwrap();
         drop(files);
-        let (_, found) = Files::open(path).unwrap();
+        let (_, found) = open(path).unwrap();
         assert_eq!((found.last, found.acknowledged, found.bytes), (6, 6, 0));
     }
 
@@ -469,14 +466,14 @@ mod tests {
     fn a_torn_end_is_cut_and_damage_before_it_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        let (mut files, _) = Files::open(path).unwrap();
+        let (mut files, _) = open(path).unwrap();
         files.append(1, &lines(1, 3)).unwrap();
         drop(files);
         let file = segment_path(path, 1);
         let whole = std::fs::read(&file).unwrap();
         for end in HEAD_BYTES..whole.len() {
             std::fs::write(&file, &whole[..end]).unwrap();
-            let (files, found) = Files::open(path).unwrap();
+            let (files, found) = open(path).unwrap();
             let kept = (end - HEAD_BYTES) / 14;
             assert_eq!(found.last, kept as u64, "cut at {end}");
             assert_eq!(found.cut, ((end - HEAD_BYTES) % 14) as u64);
@@ -487,13 +484,13 @@ mod tests {
             flipped[at] ^= 4;
             std::fs::write(&file, &flipped).unwrap();
             assert!(
-                matches!(Files::open(path), Err(SpoolError::Damaged { .. })),
+                matches!(open(path), Err(SpoolError::Damaged { .. })),
                 "flip at {at}"
             );
         }
         // Not even begun.
         std::fs::write(&file, &whole[..HEAD_BYTES - 1]).unwrap();
-        let (_, found) = Files::open(path).unwrap();
+        let (_, found) = open(path).unwrap();
         assert_eq!(found.last, 0);
     }
 
@@ -501,7 +498,7 @@ mod tests {
     fn files_go_when_the_timeline_has_them() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        let (mut files, _) = Files::open(path).unwrap();
+        let (mut files, _) = open(path).unwrap();
         let line = Bytes::from(vec![b'x'; 3 << 20]);
         for position in 1..=7 {
             files.append(position, std::slice::from_ref(&line)).unwrap();
@@ -517,7 +514,7 @@ mod tests {
         files.append(8, &lines(8, 8)).unwrap();
         drop(files);
         // A file in the middle was moved away.
-        let (mut files, _) = Files::open(path).unwrap();
+        let (mut files, _) = open(path).unwrap();
         for position in 9..=16 {
             files.append(position, std::slice::from_ref(&line)).unwrap();
         }
@@ -525,7 +522,7 @@ mod tests {
         let end = firsts(&files)[2] - 1;
         drop(files);
         std::fs::remove_file(segment_path(path, gone)).unwrap();
-        let (_, found) = Files::open(path).unwrap();
+        let (_, found) = open(path).unwrap();
         assert_eq!(found.holes, [(gone, end)]);
     }
 }

@@ -1,39 +1,31 @@
 //! What this agent has taken and no server has yet: on disk, bounded, in the order in which it came.
 //!
 //! ```text
-//!  take ──▶ queue ──▶ writer (a thread) ──▶ files        record.rs   what stands in a file
+//!  take ──▶ queue ──▶ writer (its thread) ─▶ files       record.rs   what stands in a file
 //!             │                                          files.rs    the directory, and recovery
 //!             └──▶ forwarder ──▶ a server                sender.rs   under which numbers it is sent
 //!                     │                                  queue.rs    what was taken, sent, acknowledged
-//!             answer ◀┘  or 202 once it is flushed       writer.rs   the thread
+//!             answer ◀┘  or 202 once it is flushed       writer.rs   who writes
 //! ```
 //!
 //! A record is written when it is taken and flushed only when its publisher is to be answered without
 //! the timeline: while servers are there, their acknowledgement is the durability.
 
-mod files;
-mod queue;
-mod record;
-mod sender;
-mod writer;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tidings_api::Answer;
-use tokio::sync::{Notify, oneshot, watch};
-use ulid::Ulid;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
-use files::Files;
-pub use files::SpoolError;
-use queue::Queue;
-pub(crate) use queue::{Next, NotTaken};
-use sender::Sender;
-use writer::{Disk, Order, Writer};
+use crate::answer::{Answer, NotTaken};
+use crate::config::{Clock, SpoolConfig};
+use crate::files::{self, Files, SpoolError};
+use crate::queue::{Next, Queue};
+use crate::sender::{self, Sender};
+use crate::writer::{Disk, Order, Writer};
 
 /// The spool of an agent. A handle: clones are the same one.
 #[derive(Clone)]
@@ -41,59 +33,64 @@ pub(crate) struct Spool {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     directory: PathBuf,
+    clock: Clock,
     /// Also the order in which records go to the writer.
-    queue: Mutex<Queue>,
-    orders: mpsc::Sender<Order>,
+    pub(crate) queue: Mutex<Queue>,
+    orders: mpsc::UnboundedSender<Order>,
     disk: watch::Receiver<Disk>,
     /// Told when something was taken.
     taken: Notify,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    writing: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What it holds.
+/// What the spool of an agent holds.
 #[derive(Clone, Debug)]
-pub(crate) struct SpoolStatus {
-    pub(crate) bytes: u64,
-    pub(crate) bytes_max: u64,
-    pub(crate) transactions: u64,
-    pub(crate) failed: Option<String>,
-    pub(crate) sender: String,
-    pub(crate) epoch: Option<u64>,
+pub struct SpoolStatus {
+    /// Bytes of what the timeline does not have.
+    pub bytes: u64,
+    /// How many there may be.
+    pub bytes_max: u64,
+    /// Transactions that the timeline does not have.
+    pub transactions: u64,
+    /// Why nothing can be written now.
+    pub failed: Option<String>,
+    /// Under which name they are sent.
+    pub sender: String,
+    /// And in which epoch the oldest of them.
+    pub epoch: Option<u64>,
 }
 
 /// The time of this machine, as epochs are counted.
-pub(crate) fn now_micros() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-        })
+fn micros(clock: &Clock) -> u64 {
+    u64::try_from(clock().as_unix_micros()).unwrap_or(0)
 }
 
 impl Spool {
-    /// Takes the directory, reads what is in it, and begins an epoch for what comes. Blocks.
-    pub(crate) fn open(directory: &Path, bytes_max: u64) -> Result<Spool, SpoolError> {
-        let (files, found) = Files::open(directory)?;
+    /// Takes the directory, reads what is in it, and begins an epoch for what comes. Blocks; what
+    /// writes runs at `home`.
+    pub(crate) fn open(config: &SpoolConfig, home: &Handle) -> Result<Spool, SpoolError> {
+        let directory: &Path = &config.directory;
+        let (files, found) = Files::open(directory, config.file_bytes)?;
         if found.cut > 0 {
             tracing::warn!(
                 bytes = found.cut,
                 "the end of the spool was torn by a crash and was cut: nothing in it was answered"
             );
         }
-        let home = sender::home_of(directory).map_err(|source| SpoolError::Io {
+        let place = sender::home_of(directory).map_err(|source| SpoolError::Io {
             path: directory.to_owned(),
             source,
         })?;
         let mut sender = found.sender.clone().unwrap_or_else(|| Sender {
-            id: Ulid::generate().to_string(),
-            home: home.clone(),
+            id: tidings_host::ulid().to_string(),
+            home: place.clone(),
             epochs: Vec::new(),
         });
-        sender.move_to(&home);
+        sender.move_to(&place);
         sender.forget(found.acknowledged);
-        let now = now_micros();
+        let now = micros(&config.clock);
         if sender.epoch_of(found.acknowledged + 1).is_none() && found.last > found.acknowledged {
             tracing::warn!(
                 transactions = found.last - found.acknowledged,
@@ -122,30 +119,25 @@ impl Spool {
         sender
             .write(&path)
             .map_err(|source| SpoolError::Io { path, source })?;
-        let mut queue = Queue::new(&found, sender, bytes_max);
+        let mut queue = Queue::new(&found, sender, config.bytes_max);
         queue.skip_holes();
-        let (orders, received) = mpsc::channel();
+        let (orders, received) = mpsc::unbounded_channel();
         let (told, disk) = watch::channel(Disk {
             flushed: found.last,
             failed: None,
         });
         let inner = Arc::new(Inner {
             directory: directory.to_owned(),
+            clock: Arc::clone(&config.clock),
             queue: Mutex::new(queue),
             orders,
             disk,
             taken: Notify::new(),
-            thread: Mutex::new(None),
+            writing: Mutex::new(None),
         });
         let writer = Writer::new(files, received, Arc::downgrade(&inner), told, &found);
-        let thread = std::thread::Builder::new()
-            .name(String::from("spool"))
-            .spawn(move || writer.run())
-            .map_err(|source| SpoolError::Io {
-                path: directory.to_owned(),
-                source,
-            })?;
-        *inner.thread.lock() = Some(thread);
+        let writing = tidings_host::spawn_blocking_future(home, writer.run());
+        *inner.writing.lock() = Some(writing);
         Ok(Spool { inner })
     }
 
@@ -217,7 +209,7 @@ impl Spool {
             Next::OnDisk => {}
         }
         let directory = self.inner.directory.clone();
-        tokio::task::spawn_blocking(move || files::read_from(&directory, position))
+        tidings_host::spawn_blocking(move || files::read_from(&directory, position))
             .await
             .unwrap_or_else(|error| Err(std::io::Error::other(error)))
     }
@@ -255,7 +247,9 @@ impl Spool {
     pub(crate) async fn begin_epoch(&self, first: u64, lasting: bool) -> Result<(), String> {
         let sender = {
             let mut queue = self.inner.queue.lock();
-            queue.sender_mut().begin(first, now_micros(), lasting);
+            queue
+                .sender_mut()
+                .begin(first, micros(&self.inner.clock), lasting);
             queue.sender().clone()
         };
         let (done, written) = oneshot::channel();
@@ -274,6 +268,7 @@ impl Spool {
             .unwrap_or_else(|_| Err(String::from("the agent is stopping")))
     }
 
+    /// What it holds.
     pub(crate) fn status(&self) -> SpoolStatus {
         let queue = self.inner.queue.lock();
         let next = queue.acknowledged() + 1;
@@ -287,12 +282,12 @@ impl Spool {
         }
     }
 
-    /// Writes everything down and lets the directory go. Blocks.
-    pub(crate) fn stop(&self) {
+    /// Writes everything down and lets the directory go.
+    pub(crate) async fn stop(&self) {
         let _ = self.inner.orders.send(Order::Stop);
-        let thread = self.inner.thread.lock().take();
-        if let Some(thread) = thread {
-            let _ = thread.join();
+        let writing = self.inner.writing.lock().take();
+        if let Some(writing) = writing {
+            let _ = writing.await;
         }
     }
 }
@@ -309,8 +304,14 @@ mod tests {
             .collect()
     }
 
+    fn try_open(directory: &tempfile::TempDir) -> Result<Spool, SpoolError> {
+        let mut config = SpoolConfig::new(directory.path().to_owned());
+        config.bytes_max = 1 << 20;
+        Spool::open(&config, &Handle::current())
+    }
+
     fn open(directory: &tempfile::TempDir) -> Spool {
-        Spool::open(directory.path(), 1 << 20).unwrap()
+        try_open(directory).unwrap()
     }
 
     #[tokio::test]
@@ -322,7 +323,7 @@ mod tests {
         let before = spool.numbers_of(2).unwrap();
         assert_eq!((before.2, before.3), (2, None));
         spool.acknowledge(6, Answer::Outcome(Outcome::Published { index: Index(1) }));
-        spool.stop();
+        spool.stop().await;
         drop(spool);
         let spool = open(&directory);
         assert_eq!((spool.acknowledged(), spool.last()), (1, 3));
@@ -334,7 +335,7 @@ mod tests {
         let new = spool.numbers_of(first).unwrap();
         assert!(new.1 > before.1);
         assert_eq!((first, new.2), (4, 1));
-        spool.stop();
+        spool.stop().await;
     }
 
     #[tokio::test]
@@ -346,14 +347,14 @@ mod tests {
         let begun = spool.numbers_of(4).unwrap();
         assert_eq!(begun.2, 2);
         assert_eq!(spool.numbers_of(2).unwrap().3, Some(2));
-        spool.stop();
+        spool.stop().await;
         drop(spool);
         let spool = open(&directory);
         let again = spool.numbers_of(4).unwrap();
         assert_eq!((again.1, again.2), (begun.1, 2));
         spool.keep_refused("{}\n".to_owned()).await.unwrap();
         assert!(directory.path().join("refused.ndjson").exists());
-        spool.stop();
+        spool.stop().await;
     }
 
     #[tokio::test]
@@ -363,7 +364,7 @@ mod tests {
         for first in [1, 3, 5] {
             let spool = open(&directory);
             spool.take(lines(first, first + 1)).unwrap();
-            spool.stop();
+            spool.stop().await;
             sizes.push(first);
         }
         std::fs::remove_file(directory.path().join(format!("{:020}.spool", 3))).unwrap();
@@ -377,16 +378,16 @@ mod tests {
             spool.acknowledge(6, Answer::Spooled);
         }
         assert_eq!(spool.acknowledged(), 4, "nobody waits for what is gone");
-        spool.stop();
+        spool.stop().await;
     }
 
-    #[test]
-    fn a_copy_elsewhere_gives_its_numbers_another_name() {
+    #[tokio::test]
+    async fn a_copy_elsewhere_gives_its_numbers_another_name() {
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let spool = open(&here);
         spool.take(lines(1, 2)).unwrap();
         let before = spool.numbers_of(1).unwrap();
-        spool.stop();
+        spool.stop().await;
         drop(spool);
         for file in std::fs::read_dir(here.path()).unwrap() {
             let file = file.unwrap();
@@ -408,23 +409,23 @@ mod tests {
         assert_ne!(other.0, one.0);
     }
 
-    #[test]
-    fn a_sender_file_that_is_gone_begins_anew_and_one_that_is_cut_is_refused() {
+    #[tokio::test]
+    async fn a_sender_file_that_is_gone_begins_anew_and_one_that_is_cut_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let spool = open(&directory);
         spool.take(lines(1, 2)).unwrap();
         let before = spool.numbers_of(1).unwrap();
-        spool.stop();
+        spool.stop().await;
         drop(spool);
         let path = directory.path().join("sender");
         std::fs::write(&path, "nonsense").unwrap();
-        let refused = Spool::open(directory.path(), 1 << 20);
+        let refused = try_open(&directory);
         assert!(matches!(refused, Err(SpoolError::Sender { .. })));
         std::fs::remove_file(&path).unwrap();
         let spool = open(&directory);
         let after = spool.numbers_of(1).unwrap();
         assert_ne!(after.0, before.0);
         assert_eq!(after.2, 1);
-        spool.stop();
+        spool.stop().await;
     }
 }
