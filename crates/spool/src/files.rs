@@ -7,6 +7,10 @@
 //! spool/<first>.spool     records, each file up to a size, the newest is appended to
 //! spool/refused.ndjson    what the timeline refused for good after it had been taken
 //! ```
+//!
+//! Only the newest file has anything that is not on the disk: the one before is flushed when the next is
+//! begun. A start writes the newest again before it goes on behind it, as what it reads there may be in
+//! the memory of the machine alone, also when it had been flushed and that had failed.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -98,6 +102,17 @@ pub(crate) struct Found {
     pub(crate) cut: u64,
 }
 
+/// Why something was not written.
+#[derive(Debug, Error)]
+pub(crate) enum WriteError {
+    /// It was not, and can be tried again.
+    #[error("writing failed: {0}")]
+    Write(#[from] io::Error),
+    /// A flush failed. The kernel may have dropped what it could not write: another flush would lie.
+    #[error("flushing failed: {0}; restart the agent")]
+    Flush(#[source] io::Error),
+}
+
 /// The directory, while this process has it.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -122,7 +137,10 @@ fn segment_path(directory: &Path, first: u64) -> PathBuf {
 impl Files {
     /// Takes the directory and reads what is in it.
     pub(crate) fn open(directory: &Path, file_bytes: u64) -> Result<(Files, Found), SpoolError> {
-        fs::create_dir_all(directory).map_err(at(directory))?;
+        if !fs::is_dir(directory) {
+            fs::create_dir_all(directory).map_err(at(directory))?;
+            sender::sync_directory_of(directory).map_err(at(directory))?;
+        }
         let lock_path = directory.join("lock");
         let mut lock = File::create(&lock_path).map_err(at(&lock_path))?;
         if !fs::try_lock(&mut lock).map_err(at(&lock_path))? {
@@ -142,7 +160,8 @@ impl Files {
             firsts.extend(first.and_then(|first| first.parse::<u64>().ok()));
         }
         firsts.sort_unstable();
-        let mut acknowledged = read_acknowledged(&directory.join("acknowledged"));
+        let acknowledged_path = directory.join("acknowledged");
+        let mut acknowledged = read_acknowledged(&acknowledged_path);
         let mut found = Found {
             sender,
             acknowledged: 0,
@@ -153,8 +172,8 @@ impl Files {
         };
         let mut segments: Vec<Segment> = Vec::new();
         for (place, first) in firsts.iter().copied().enumerate() {
-            let is_newest = place + 1 == firsts.len();
-            let scanned = scan(directory, first, is_newest, acknowledged)?;
+            let next = firsts.get(place + 1).copied();
+            let scanned = scan(directory, first, next, acknowledged)?;
             let Some((segment, unacknowledged, cut)) = scanned else {
                 continue;
             };
@@ -179,6 +198,12 @@ impl Files {
             acknowledged = found.last;
         }
         found.acknowledged = acknowledged;
+        // What is forgotten because of it must not be asked for after a power cut.
+        write_acknowledged(&acknowledged_path, acknowledged)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| sender::sync_directory_of(&acknowledged_path))
+            .map_err(at(&acknowledged_path))?;
+        found.holes.retain(|(_, to)| *to > acknowledged);
         let files = Files {
             directory: directory.to_owned(),
             file_bytes,
@@ -196,7 +221,7 @@ impl Files {
 
     /// Appends records from a position on, in one write. What was written before stays whole when it
     /// fails.
-    pub(crate) fn append(&mut self, first: u64, lines: &[Bytes]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, first: u64, lines: &[Bytes]) -> Result<(), WriteError> {
         let is_full = self
             .segments
             .last()
@@ -205,7 +230,7 @@ impl Files {
             self.begin(first)?;
         }
         let (Some(file), Some(segment)) = (&mut self.newest, self.segments.last_mut()) else {
-            return Err(io::Error::other("no file was begun"));
+            return Err(io::Error::other("no file was begun").into());
         };
         let mut bytes = Vec::with_capacity(
             lines
@@ -219,7 +244,7 @@ impl Files {
         if let Err(error) = file.write_all_at(&bytes, segment.bytes) {
             // Half a record must not stand at the end.
             file.set_len(segment.bytes)?;
-            return Err(error);
+            return Err(error.into());
         }
         segment.bytes += bytes.len() as u64;
         segment.last += lines.len() as u64;
@@ -227,11 +252,10 @@ impl Files {
     }
 
     /// Begins a file.
-    fn begin(&mut self, first: u64) -> io::Result<()> {
-        if let Some(before) = self.newest.take() {
-            // Only the newest is flushed later on.
-            before.sync_data()?;
-        }
+    fn begin(&mut self, first: u64) -> Result<(), WriteError> {
+        // Only the newest is flushed later on.
+        self.flush()?;
+        self.newest = None;
         self.segments
             .retain(|segment| segment.last >= segment.first);
         let path = segment_path(&self.directory, first);
@@ -252,11 +276,16 @@ impl Files {
     }
 
     /// Makes everything that was appended durable.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        match &self.newest {
-            Some(file) => file.sync_data(),
-            None => Ok(()),
+    pub(crate) fn flush(&mut self) -> Result<(), WriteError> {
+        let (Some(file), Some(segment)) = (&self.newest, self.segments.last_mut()) else {
+            return Ok(());
+        };
+        file.sync_data().map_err(WriteError::Flush)?;
+        // Without it damage in what was flushed would pass for torn, and there may be no room for it.
+        if file.write_all_at(&record::mark(), segment.bytes).is_ok() {
+            segment.bytes += RECORD_HEAD_BYTES as u64;
         }
+        Ok(())
     }
 
     /// Removes what the timeline has, up to a position.
@@ -268,10 +297,14 @@ impl Files {
             if !is_done || is_newest && oldest.bytes < self.file_bytes / WORN_PART {
                 break;
             }
-            fs::remove_file(segment_path(&self.directory, oldest.first))?;
+            let path = segment_path(&self.directory, oldest.first);
+            fs::remove_file(&path)?;
             self.segments.remove(0);
             if is_newest {
                 self.newest = None;
+            } else {
+                // None may be gone while one before it is there again.
+                sender::sync_directory_of(&path)?;
             }
         }
         Ok(())
@@ -312,8 +345,13 @@ pub(crate) fn read_from(directory: &Path, position: u64) -> io::Result<Vec<Bytes
     let mut lines = Vec::new();
     let (mut at, mut taken) = (first, 0);
     while let Some(rest) = bytes.get(offset..) {
-        let Read::Record(line, length) = record::read(rest) else {
-            break;
+        let (line, length) = match record::read(rest) {
+            Read::Record(line, length) => (line, length),
+            Read::Mark => {
+                offset += RECORD_HEAD_BYTES;
+                continue;
+            }
+            Read::End | Read::Broken => break,
         };
         if at >= position {
             lines.push(bytes.slice(offset + RECORD_HEAD_BYTES..offset + length));
@@ -335,13 +373,14 @@ pub(crate) fn read_from(directory: &Path, position: u64) -> io::Result<Vec<Bytes
 }
 
 /// Looks through a file: its positions, the bytes of records that are not acknowledged, and how much
-/// was cut off its end. `None` when nothing is left of it.
+/// was cut off its end. `None` when nothing is left of it. The newest is on the disk afterwards.
 fn scan(
     directory: &Path,
     first: u64,
-    is_newest: bool,
+    next: Option<u64>,
     acknowledged: u64,
 ) -> Result<Option<(Segment, u64, u64)>, SpoolError> {
+    let is_newest = next.is_none();
     let path = segment_path(directory, first);
     let bytes = fs::read(&path).map_err(at(&path))?;
     let damaged = |offset: usize| SpoolError::Damaged {
@@ -349,8 +388,8 @@ fn scan(
         offset: offset as u64,
     };
     if record::read_head(&bytes) != Some(first) {
-        // It was begun, and the machine stopped.
-        if is_newest && bytes.len() <= HEAD_BYTES {
+        // It was begun, and never flushed.
+        if is_newest && !record::any_mark_in(&bytes) {
             fs::remove_file(&path).map_err(at(&path))?;
             return Ok(None);
         }
@@ -367,17 +406,20 @@ fn scan(
                     unacknowledged += length as u64;
                 }
             }
+            Read::Mark => offset += RECORD_HEAD_BYTES,
             Read::End => break,
-            Read::Broken if is_newest && !record::any_record_behind(&bytes[offset..]) => {
+            Read::Broken if is_newest && !record::any_mark_in(&bytes[offset..]) => {
                 cut = (bytes.len() - offset) as u64;
-                let file = OpenOptions::new().write(true).open(&path);
-                let file = file.map_err(at(&path))?;
-                file.set_len(offset as u64).map_err(at(&path))?;
-                file.sync_all().map_err(at(&path))?;
                 break;
             }
+            // All its records are there: what is torn is the mark behind them.
+            Read::Broken if next == Some(last + 1) => break,
             Read::Broken => return Err(damaged(offset)),
         }
+    }
+    if is_newest {
+        write_again(&path, &bytes[..offset]).map_err(at(&path))?;
+        offset += RECORD_HEAD_BYTES;
     }
     let segment = Segment {
         first,
@@ -399,15 +441,26 @@ fn read_acknowledged(path: &Path) -> u64 {
     }
 }
 
-fn write_acknowledged(path: &Path, position: u64) -> io::Result<()> {
+/// Writes a file as it was read, and a mark behind it; what stood there is cut off.
+fn write_again(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(bytes.len() as u64)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()?;
+    file.write_all_at(&record::mark(), bytes.len() as u64)?;
+    file.sync_all()
+}
+
+fn write_acknowledged(path: &Path, position: u64) -> io::Result<File> {
     let position = position.to_le_bytes();
     let crc = crc32fast::hash(&position).to_le_bytes();
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .create(true)
         .write(true)
         .truncate(false)
         .open(path)?;
-    file.write_all(&[&position[..], &crc].concat())
+    file.write_all_at(&[&position[..], &crc].concat(), 0)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -463,14 +516,17 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_end_is_cut_and_damage_before_it_is_refused() {
+    fn what_was_not_flushed_may_be_torn_and_damage_before_it_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let (mut files, _) = open(path).unwrap();
         files.append(1, &lines(1, 3)).unwrap();
-        drop(files);
         let file = segment_path(path, 1);
         let whole = std::fs::read(&file).unwrap();
+        files.flush().unwrap();
+        files.append(4, &lines(4, 6)).unwrap();
+        drop(files);
+        let flushed = std::fs::read(&file).unwrap();
         for end in HEAD_BYTES..whole.len() {
             std::fs::write(&file, &whole[..end]).unwrap();
             let (files, found) = open(path).unwrap();
@@ -479,19 +535,29 @@ mod tests {
             assert_eq!(found.cut, ((end - HEAD_BYTES) % 14) as u64);
             drop(files);
         }
-        for at in HEAD_BYTES + 8..HEAD_BYTES + 28 {
-            let mut flipped = whole.clone();
+        for at in 0..flushed.len() {
+            let mut flipped = flushed.clone();
             flipped[at] ^= 4;
             std::fs::write(&file, &flipped).unwrap();
-            assert!(
-                matches!(open(path), Err(SpoolError::Damaged { .. })),
-                "flip at {at}"
-            );
+            match open(path) {
+                Err(SpoolError::Damaged { .. }) => assert!(at < whole.len(), "flip at {at}"),
+                // In the mark itself, or behind it: of that nothing had to be kept.
+                opened => {
+                    let (_, found) = opened.unwrap();
+                    assert!(at >= whole.len(), "flip at {at}");
+                    assert!((3..6).contains(&found.last), "flip at {at}");
+                }
+            }
         }
-        // Not even begun.
-        std::fs::write(&file, &whole[..HEAD_BYTES - 1]).unwrap();
-        let (_, found) = open(path).unwrap();
-        assert_eq!(found.last, 0);
+        // Not even begun; the head was lost, and what was written behind it was not.
+        let mut headless = whole.clone();
+        headless[..HEAD_BYTES].fill(0);
+        for begun in [&whole[..HEAD_BYTES - 1], &headless] {
+            std::fs::write(&file, begun).unwrap();
+            let (_, found) = open(path).unwrap();
+            assert_eq!(found.last, 0);
+            assert!(!file.exists());
+        }
     }
 
     #[test]

@@ -149,8 +149,8 @@ impl<U: Upstream> Forwarder<U> {
             );
         }
         add(&self.counts.renumbered, 1);
-        let lasting = misfit.code != "sender_ahead";
-        if let Err(reason) = self.spool.begin_epoch(first, lasting).await {
+        let renamed = misfit.code == "sender_ahead";
+        if let Err(reason) = self.spool.begin_epoch(first, renamed).await {
             tracing::error!(reason, "a new epoch cannot be written down");
             tokio::time::sleep(PAUSE_LONG).await;
         }

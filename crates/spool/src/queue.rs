@@ -217,8 +217,8 @@ impl Queue {
         &self.sender
     }
 
-    pub(crate) fn sender_mut(&mut self) -> &mut Sender {
-        &mut self.sender
+    pub(crate) fn set_sender(&mut self, sender: Sender) {
+        self.sender = sender;
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -259,7 +259,7 @@ mod tests {
             home: "here".to_owned(),
             epochs: Vec::new(),
         };
-        sender.begin(1, 100, true);
+        sender.begin(1, 100);
         Queue::new(&found, sender, bytes_max)
     }
 
@@ -313,7 +313,7 @@ mod tests {
         let mut queue = queue(1_000);
         queue.last = 9;
         queue.holes = [(3, 5)].into();
-        queue.sender_mut().begin(8, 200, true);
+        queue.sender.begin(8, 200);
         assert_eq!(queue.end_of_run(1), Some(2));
         assert_eq!(queue.end_of_run(6), Some(7));
         assert_eq!(queue.end_of_run(8), None);

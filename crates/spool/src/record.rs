@@ -1,11 +1,13 @@
 //! What stands in a spool file.
 //!
 //! ```text
-//! file    magic 8 │ first position u64 │ crc32 u32 of both │ record …
+//! file    magic 8 │ first position u64 │ crc32 u32 of both │ record or mark …
 //! record  length u32 │ crc32 u32 of length and line │ line
+//! mark    a record whose line is empty: everything before it was on the disk when it was written
 //! ```
 //!
-//! All numbers are little-endian. The records of a file have the positions from `first` upwards.
+//! All numbers are little-endian. The records of a file have the positions from `first` upwards; marks
+//! have none. A power cut tears what was not flushed, anywhere in it, and leaves no mark behind it.
 
 /// Wire value: append only.
 pub(crate) const MAGIC: &[u8; 8] = b"tdgspol1";
@@ -48,8 +50,16 @@ fn checksum(length: u32, line: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Appends a record.
+/// What stands behind everything that was flushed.
+pub(crate) fn mark() -> [u8; RECORD_HEAD_BYTES] {
+    let mut mark = [0; RECORD_HEAD_BYTES];
+    mark[4..].copy_from_slice(&checksum(0, &[]).to_le_bytes());
+    mark
+}
+
+/// Appends a record. An empty line would be a mark.
 pub(crate) fn push(line: &[u8], out: &mut Vec<u8>) {
+    debug_assert!(!line.is_empty(), "a transaction is never empty");
     // What is taken is limited far below 4 GiB.
     let length = line.len() as u32;
     out.extend_from_slice(&length.to_le_bytes());
@@ -62,6 +72,8 @@ pub(crate) fn push(line: &[u8], out: &mut Vec<u8>) {
 pub(crate) enum Read<'a> {
     /// A record: its line, and how long it is in all.
     Record(&'a [u8], usize),
+    /// Everything before it was on the disk.
+    Mark,
     /// Nothing more.
     End,
     /// The beginning of a record, or one that is not as it was written.
@@ -81,6 +93,7 @@ pub(crate) fn read(bytes: &[u8]) -> Read<'_> {
     let length = u32::from_le_bytes([l0, l1, l2, l3]);
     let crc = u32::from_le_bytes([c0, c1, c2, c3]);
     match rest.get(..length as usize) {
+        Some([]) if checksum(0, &[]) == crc => Read::Mark,
         Some(line) if length as usize <= LINE_BYTES_MAX && checksum(length, line) == crc => {
             Read::Record(line, RECORD_HEAD_BYTES + line.len())
         }
@@ -88,11 +101,11 @@ pub(crate) fn read(bytes: &[u8]) -> Read<'_> {
     }
 }
 
-/// Whether a whole record begins anywhere in the bytes behind a broken one: then what broke was not
-/// the end of the file.
-pub(crate) fn any_record_behind(bytes: &[u8]) -> bool {
-    (1..bytes.len().saturating_sub(RECORD_HEAD_BYTES))
-        .any(|start| matches!(read(&bytes[start..]), Read::Record(line, _) if !line.is_empty()))
+/// Whether there is a mark anywhere in the bytes behind a broken record: then it was on the disk, and
+/// was not torn but damaged. Lines are JSON, in which the bytes of a mark cannot stand.
+pub(crate) fn any_mark_in(bytes: &[u8]) -> bool {
+    let mark = mark();
+    bytes.windows(mark.len()).any(|window| window == mark)
 }
 
 #[cfg(test)]
@@ -117,12 +130,16 @@ mod tests {
         );
         assert_eq!(read_head(&bytes), Some(7));
         assert_eq!(read(&bytes[HEAD_BYTES..]), Read::Record(b"{}", 10));
+        assert_eq!(mark(), *b"\0\0\0\0\x1c\xdf\x44\x21");
+        assert_eq!(read(&mark()), Read::Mark);
+        assert!(any_mark_in(&[&b"torn"[..], &mark(), b"more"].concat()));
+        assert!(!any_mark_in(&bytes));
     }
 
     proptest! {
         /// Any cut and any flipped bit is noticed.
         #[test]
-        fn g9_records_are_read_or_refused(line in proptest::collection::vec(any::<u8>(), 0..64), at in any::<u16>(), bit in 0..8_u8) {
+        fn g9_records_are_read_or_refused(line in proptest::collection::vec(any::<u8>(), 1..64), at in any::<u16>(), bit in 0..8_u8) {
             let mut bytes = Vec::new();
             push(&line, &mut bytes);
             let at = usize::from(at) % bytes.len();

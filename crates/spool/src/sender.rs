@@ -18,7 +18,7 @@ pub(crate) struct Sender {
     /// Which place that is: a copy of the spool elsewhere must not give the same numbers to other
     /// records.
     pub(crate) home: String,
-    /// Oldest first; each begins later and is greater than the one before.
+    /// Oldest first; each begins later, and is greater than those before of the same name.
     pub(crate) epochs: Vec<Epoch>,
 }
 
@@ -58,17 +58,18 @@ impl Sender {
         Some(next.first - 1)
     }
 
+    /// Takes another name for what comes, where epochs of the one before are ahead of what the timeline
+    /// bears: nothing was taken under the new one, so it may begin at any time, also at one before what
+    /// was taken under the old one.
+    pub(crate) fn rename(&mut self) {
+        self.id = tidings_host::ulid().to_string();
+    }
+
     /// Begins a new epoch at a position: what was to be of another from there on is of this one.
-    /// `lasting` when it must be greater than all before, also those that nobody has accepted.
-    pub(crate) fn begin(&mut self, first: u64, now_micros: u64, lasting: bool) {
-        let last = match lasting {
-            true => self.epochs.last().map(|epoch| epoch.epoch),
-            // What nobody accepted, because its clock was ahead, binds nobody.
-            false => None,
-        };
+    pub(crate) fn begin(&mut self, first: u64, now_micros: u64) {
+        let same = self.epochs.iter().filter(|epoch| epoch.id == self.id);
+        let after = same.map(|epoch| epoch.epoch + 1).max().unwrap_or(0);
         self.epochs.retain(|epoch| epoch.first < first);
-        let before = self.epochs.last().map(|epoch| epoch.epoch);
-        let after = last.max(before).map_or(0, |last| last + 1);
         self.epochs.push(Epoch {
             id: self.id.clone(),
             first,
@@ -99,7 +100,10 @@ impl Sender {
             return Err(damaged());
         }
         let sender: Sender = serde_json::from_str(json)?;
-        let grows = |pair: &[Epoch]| pair[0].first < pair[1].first && pair[0].epoch < pair[1].epoch;
+        let grows = |pair: &[Epoch]| {
+            let is_later = pair[0].id != pair[1].id || pair[0].epoch < pair[1].epoch;
+            pair[0].first < pair[1].first && is_later
+        };
         match sender.epochs.windows(2).all(grows) {
             true => Ok(Some(sender)),
             false => Err(io::Error::other("its epochs are not in order")),
@@ -162,8 +166,8 @@ mod tests {
     #[test]
     fn epochs_grow_and_positions_belong_to_one() {
         let mut sender = sender();
-        sender.begin(1, 100, true);
-        sender.begin(5, 50, true);
+        sender.begin(1, 100);
+        sender.begin(5, 50);
         let id = sender.id.clone();
         let epoch = |first, epoch| {
             let id = id.clone();
@@ -177,17 +181,22 @@ mod tests {
         );
         assert_eq!((sender.end_of(4), sender.end_of(5)), (Some(4), None));
         // Sent anew from position 3 on, greater than what had been sent.
-        sender.begin(3, 60, true);
+        sender.begin(3, 60);
         assert_eq!(sender.epoch_of(9).cloned(), epoch(3, 102));
         assert_eq!(sender.epoch_of(2).cloned(), epoch(1, 100));
-        // Its clock was ahead, and nobody took it.
-        sender.begin(3, 1_000_000, true);
-        sender.begin(3, 200, false);
-        assert_eq!(sender.epoch_of(3).cloned(), epoch(3, 200));
+        // Its clock was ahead, and nobody took it: another name may begin before.
+        sender.begin(3, 1_000_000);
+        sender.rename();
+        sender.begin(3, 90);
+        let renamed = sender.epoch_of(3).cloned().unwrap();
+        assert_eq!((renamed.first, renamed.epoch), (3, 90));
+        assert_ne!(renamed.id, id);
+        sender.begin(4, 80);
+        assert_eq!(sender.epoch_of(4).map(|epoch| epoch.epoch), Some(91));
         sender.forget(1);
-        assert_eq!(sender.epochs.len(), 2);
+        assert_eq!(sender.epochs.len(), 3);
         sender.forget(2);
-        assert_eq!(sender.epochs.len(), 1);
+        assert_eq!(sender.epochs.len(), 2);
     }
 
     #[test]
@@ -196,7 +205,7 @@ mod tests {
         let path = directory.path().join("sender");
         assert_eq!(Sender::read(&path).unwrap(), None);
         let mut sender = sender();
-        sender.begin(1, 100, true);
+        sender.begin(1, 100);
         sender.write(&path).unwrap();
         assert_eq!(Sender::read(&path).unwrap(), Some(sender));
         let bytes = std::fs::read(&path).unwrap();

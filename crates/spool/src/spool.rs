@@ -96,7 +96,7 @@ impl Spool {
                 transactions = found.last - found.acknowledged,
                 "nobody knows under which numbers the spool was sent: it is sent anew, and what was sent just before may be on the timeline twice"
             );
-            sender.begin(found.acknowledged + 1, now, true);
+            sender.begin(found.acknowledged + 1, now);
         }
         // Behind a hole another count begins: its numbers would have the hole, too.
         let later: Vec<u64> = found.holes.iter().map(|(_, to)| to + 1).collect();
@@ -108,10 +108,10 @@ impl Spool {
             {
                 let later = sender.epochs.iter().filter(|epoch| epoch.first > first);
                 let kept: Vec<u64> = later.map(|epoch| epoch.first).collect();
-                sender.begin(first, now, true);
+                sender.begin(first, now);
                 // Counts behind it are begun anew, as they have to be greater.
                 for first in kept {
-                    sender.begin(first, now, true);
+                    sender.begin(first, now);
                 }
             }
         }
@@ -242,21 +242,22 @@ impl Spool {
         ))
     }
 
-    /// Begins a new epoch at a position, durably. `lasting` unless the one before was refused because
-    /// it is in the future.
-    pub(crate) async fn begin_epoch(&self, first: u64, lasting: bool) -> Result<(), String> {
-        let sender = {
-            let mut queue = self.inner.queue.lock();
-            queue
-                .sender_mut()
-                .begin(first, micros(&self.inner.clock), lasting);
-            queue.sender().clone()
-        };
+    /// Begins a new epoch at a position, durably: nothing is sent under it before. Under a new name, if
+    /// `renamed`.
+    pub(crate) async fn begin_epoch(&self, first: u64, renamed: bool) -> Result<(), String> {
+        // Nobody else changes it.
+        let mut sender = self.inner.queue.lock().sender().clone();
+        if renamed {
+            sender.rename();
+        }
+        sender.begin(first, micros(&self.inner.clock));
         let (done, written) = oneshot::channel();
-        let _ = self.inner.orders.send(Order::Sender(sender, done));
+        let _ = self.inner.orders.send(Order::Sender(sender.clone(), done));
         written
             .await
-            .unwrap_or_else(|_| Err(String::from("the agent is stopping")))
+            .unwrap_or_else(|_| Err(String::from("the agent is stopping")))?;
+        self.inner.queue.lock().set_sender(sender);
+        Ok(())
     }
 
     /// Keeps a line about a transaction that was refused for good, durably.
@@ -343,7 +344,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let spool = open(&directory);
         spool.take(lines(1, 4)).unwrap();
-        spool.begin_epoch(3, true).await.unwrap();
+        spool.begin_epoch(3, false).await.unwrap();
         let begun = spool.numbers_of(4).unwrap();
         assert_eq!(begun.2, 2);
         assert_eq!(spool.numbers_of(2).unwrap().3, Some(2));

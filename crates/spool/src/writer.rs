@@ -8,7 +8,7 @@ use tidings_host::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::files::{Files, Found};
+use crate::files::{Files, Found, WriteError};
 use crate::sender::Sender;
 use crate::spool::Inner;
 
@@ -139,7 +139,8 @@ impl Writer {
         }
         if !self.pending.is_empty() {
             if let Err(error) = self.files.append(self.pending_first, &self.pending) {
-                self.fail(format!("writing failed: {error}"));
+                self.broken = matches!(error, WriteError::Flush(_));
+                self.fail(error.to_string());
                 return;
             }
             let last = self.pending_first + self.pending.len() as u64 - 1;
@@ -151,9 +152,8 @@ impl Writer {
         }
         if self.flush {
             if let Err(error) = self.files.flush() {
-                // The kernel may have dropped what it could not write: another flush would lie.
                 self.broken = true;
-                self.fail(format!("flushing failed: {error}; restart the agent"));
+                self.fail(error.to_string());
                 return;
             }
             self.flush = false;
