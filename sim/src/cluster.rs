@@ -8,15 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tidings_host::simulated::{Mutex, MutexGuard};
 use tidings_raft::{MemberRole, Role};
 
+use crate::agents::Agent;
 use crate::evidence::{DiskHistory, Evidence};
 use crate::scenario::Scenario;
 use crate::server::{Server, Status};
 use crate::trace::Trace;
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+const AGENT_NAMES: [&str; 2] = ["x", "y"];
 
 pub(crate) struct Cluster {
     servers: Mutex<Vec<Arc<Server>>>,
+    pub agents: Vec<Arc<Agent>>,
     pub scenario: Scenario,
     pub trace: Trace,
     evidence: Mutex<Evidence>,
@@ -32,8 +35,17 @@ impl Cluster {
             .iter()
             .map(|name| Server::new(name, &scenario, (expect, join.clone()), &trace))
             .collect();
+        let told: Vec<String> = NAMES[..scenario.servers]
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let agents = AGENT_NAMES[..scenario.agents.count]
+            .iter()
+            .map(|name| Agent::new(name, &scenario.agents, &told, &trace))
+            .collect();
         Arc::new(Self {
             servers: Mutex::new(servers),
+            agents,
             scenario,
             trace,
             evidence: Mutex::default(),
@@ -148,8 +160,10 @@ impl Cluster {
                 Some(_) => {}
             }
         }
-        let gone = members.keys().find(|id| !there.contains(id));
-        gone.map(|id| format!("{id} is a member, and no server has this number"))
+        if let Some(id) = members.keys().find(|id| !there.contains(id)) {
+            return Some(format!("{id} is a member, and no server has this number"));
+        }
+        self.agents.iter().find_map(|agent| agent.unrest())
     }
 
     /// The histories, as they lie on the disks.

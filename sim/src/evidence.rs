@@ -55,6 +55,30 @@ pub(crate) struct Read {
     pub seen: u64,
 }
 
+/// What an agent said of a transaction that was handed to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandedAnswer {
+    /// The timeline has it, here; 0 where that is not remembered.
+    Taken { index: u64 },
+    /// It is on the agent's disk.
+    Spooled,
+    /// It was taken, and then nothing was said.
+    Unknown,
+    /// Nothing was taken.
+    NotTaken,
+    /// The timeline refused it.
+    Refused,
+}
+
+/// A transaction that was handed to an agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Handed {
+    pub agent: String,
+    /// As it stands in the payload.
+    pub token: String,
+    pub answer: HandedAnswer,
+}
+
 /// What a follower was given.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Followed {
@@ -68,6 +92,14 @@ pub(crate) struct Followed {
     pub ends_early: bool,
     /// Frames that it was told it does not get: from, to before.
     pub gaps: Vec<(u64, u64)>,
+}
+
+impl Handed {
+    /// Whether it must be on the timeline.
+    pub fn is_taken(&self) -> bool {
+        let answer = self.answer;
+        matches!(answer, HandedAnswer::Taken { .. } | HandedAnswer::Spooled)
+    }
 }
 
 /// The history of one server, as it lies on its disk in the end.
@@ -101,6 +133,8 @@ pub(crate) struct Evidence {
     pub acknowledged: Vec<Acknowledged>,
     pub sets: Vec<SetCall>,
     pub reads: Vec<Read>,
+    /// In the order in which the agents took it.
+    pub handed: Vec<Handed>,
     pub followed: BTreeMap<String, Followed>,
     pub histories: Vec<DiskHistory>,
     /// The newest frame in the end, and the oldest that is kept.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! seed ─▶ scenario ─┬─▶ cluster: servers, each the real Replica on a disk and a network in memory
+//!                   ├─▶ agents: the real spool and forwarder, which reach servers over that network
 //!                   ├─▶ workload: publishers, followers, clients that compare and set
 //!                   └─▶ nemesis: power cuts, kills, partitions, slow and full disks, clocks that jump
 //!                            │
@@ -13,6 +14,7 @@
 //! do. What is left to chance comes from the seed: the same seed is the same run, down to the digest
 //! of its trace.
 
+mod agents;
 mod checkers;
 mod cluster;
 mod evidence;
@@ -24,6 +26,7 @@ mod trace;
 mod workload;
 
 pub use self::{
+    agents::Agents,
     checkers::Violation,
     run::{Outcome, run},
     scenario::Scenario,

@@ -80,7 +80,8 @@ fn run_all(arguments: &Arguments) -> Result<bool> {
     let begun = Instant::now();
     watch(begun);
     let mut simulated = Duration::ZERO;
-    let (mut acknowledged, mut ran, mut failed) = (0, 0_u64, Vec::new());
+    let (mut acknowledged, mut handed) = (0, 0);
+    let (mut ran, mut failed) = (0_u64, Vec::new());
     for seed in arguments.first..arguments.first.saturating_add(arguments.seeds) {
         if arguments
             .seconds
@@ -95,6 +96,7 @@ fn run_all(arguments: &Arguments) -> Result<bool> {
         ran += 1;
         simulated += outcome.elapsed;
         acknowledged += outcome.acknowledged;
+        handed += outcome.handed;
         tell(&outcome);
         if !outcome.violations.is_empty() {
             failed.push(seed);
@@ -104,7 +106,7 @@ fn run_all(arguments: &Arguments) -> Result<bool> {
         }
     }
     println!(
-        "{ran} seeds from {}, {:.1} simulated hours in {:.0} s, {acknowledged} transactions acknowledged; failed: {failed:?}",
+        "{ran} seeds from {}, {:.1} simulated hours in {:.0} s, {acknowledged} transactions acknowledged, {handed} by agents; failed: {failed:?}",
         arguments.first,
         simulated.as_secs_f64() / 3_600.0,
         begun.elapsed().as_secs_f64()
@@ -114,10 +116,11 @@ fn run_all(arguments: &Arguments) -> Result<bool> {
 
 fn tell(outcome: &Outcome) {
     println!(
-        "seed {}: {:.0} s simulated, {} acknowledged, {} frames, {} events, digest {:016x}{}",
+        "seed {}: {:.0} s simulated, {} acknowledged, {} by agents, {} frames, {} events, digest {:016x}{}",
         outcome.seed,
         outcome.elapsed.as_secs_f64(),
         outcome.acknowledged,
+        outcome.handed,
         outcome.frames,
         outcome.events,
         outcome.digest,

@@ -10,12 +10,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 
+use crate::agents;
 use crate::checkers::{Violation, check};
 use crate::cluster::Cluster;
 use crate::nemesis::torment;
 use crate::scenario::Scenario;
 use crate::trace::{Trace, note};
-use crate::workload::{follower, publisher, reader, setter};
+use crate::workload::{follower, handing, publisher, reader, setter};
 
 /// How long it may take, once nothing is wrong any more, until everybody is at rest and alike.
 const REST_WAIT_MAX: Duration = Duration::from_secs(120);
@@ -33,6 +34,8 @@ pub struct Outcome {
     pub elapsed: Duration,
     /// Transactions that were acknowledged.
     pub acknowledged: usize,
+    /// Transactions that an agent answered as taken.
+    pub handed: usize,
     /// The newest frame.
     pub frames: u64,
     /// What is wrong.
@@ -61,6 +64,7 @@ pub fn run(scenario: &Scenario, trace: &Trace) -> Outcome {
         events: trace.events(),
         elapsed: Duration::ZERO,
         acknowledged: 0,
+        handed: 0,
         frames: 0,
         violations: vec![Violation {
             promise: "panic",
@@ -106,7 +110,20 @@ async fn run_here(scenario: Scenario, trace: Trace) -> Outcome {
         let rng = rng.fork(&name);
         follower::roam(&cluster, name, rng);
     }
-    torment(cluster.clone(), rng.fork("nemesis")).await;
+    for agent in &cluster.agents {
+        agent.start();
+        for n in 0..scenario.agents.programs {
+            let name = format!("{}{n}", agent.name);
+            let rng = rng.fork(&name);
+            let (agent, ends) = (agent.clone(), ends.clone());
+            programs.spawn(handing::hand(cluster.clone(), agent, name, rng, ends));
+        }
+    }
+    let agents_nemesis = agents::nemesis::torment(cluster.clone(), rng.fork("agents' nemesis"));
+    tokio::join!(
+        torment(cluster.clone(), rng.fork("nemesis")),
+        agents_nemesis
+    );
 
     // From here on everything must go well.
     end.send_replace(true);
@@ -130,6 +147,7 @@ async fn run_here(scenario: Scenario, trace: Trace) -> Outcome {
         events: trace.events(),
         elapsed: world::elapsed(),
         acknowledged: evidence.acknowledged.len(),
+        handed: evidence.handed.iter().filter(|h| h.is_taken()).count(),
         frames: evidence.newest,
         violations: std::mem::take(&mut evidence.violations),
     }

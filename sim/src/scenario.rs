@@ -5,6 +5,8 @@ use std::time::Duration;
 use tidings_host::simulated::Rng;
 use tidings_timeline::{RetentionSettings, Settings};
 
+use crate::agents::Agents;
+
 /// Which faults there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FaultKinds {
@@ -61,6 +63,8 @@ pub struct Scenario {
     pub log_entries_kept: u64,
     /// Bytes of each disk.
     pub disk_bytes: u64,
+    /// The agents beside the servers.
+    pub agents: Agents,
 }
 
 impl Scenario {
@@ -108,6 +112,7 @@ impl Scenario {
             log_entries_kept: rng.within(0..64),
             disk_bytes: 64 << 20,
             readers: 0,
+            agents: Agents::of(seed),
         };
         faults.removals = rng.percent(30);
         faults.elections = rng.percent(35);

@@ -16,6 +16,7 @@ use tidings_timeline::BrokerConfig;
 use tokio::sync::watch;
 use tokio::time;
 
+use crate::agents::front::Front;
 use crate::scenario::Scenario;
 use crate::trace::{Trace, note};
 
@@ -304,6 +305,7 @@ impl Server {
             }
         };
         note!(self.trace, "{} is up", self.name);
+        let front = Front::open(&self.name, &replica).await.ok();
         self.state.lock().replica = Some(replica.clone());
         self.status.send_replace(Status::Up);
 
@@ -331,6 +333,7 @@ impl Server {
             }
         }
         note!(self.trace, "{} ends: {how:?}, power cut: {cut}", self.name);
+        drop(front);
         net.down(&self.name, !cut);
         self.state.lock().replica = None;
         drop(replica);
@@ -395,7 +398,7 @@ impl Server {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

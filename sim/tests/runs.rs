@@ -22,18 +22,21 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// Without faults everything that was published is there, on servers that never ended.
 #[test]
-fn g1_g2_g3_g4_hold_where_nothing_goes_wrong() {
+fn g1_g2_g3_g4_g5_hold_where_nothing_goes_wrong() {
+    let mut handed = 0;
     for seed in 0..3 {
         let scenario = Scenario::of(seed).without_faults();
         let outcome = run(&scenario, &Trace::default());
         assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
         assert!(outcome.acknowledged > 20, "seed {seed}: {outcome:?}");
+        handed += outcome.handed;
     }
+    assert!(handed > 60, "agents take something: {handed}");
 }
 
-/// G1 to G4, `cas` and liveness, under faults; many more by `cargo xtask sim --seeds N`.
+/// G1 to G5, `cas` and liveness, under faults; many more by `cargo xtask sim --seeds N`.
 #[test]
-fn g1_g2_g3_g4_hold_under_faults() {
+fn g1_g2_g3_g4_g5_hold_under_faults() {
     for seed in 0..20 {
         let outcome = run(&Scenario::of(seed), &Trace::default());
         assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);

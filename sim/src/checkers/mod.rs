@@ -4,6 +4,7 @@ mod g1_one_history;
 mod g2_nothing_lost;
 mod g3_contiguous;
 mod g4_followers;
+mod g5_taken_once;
 mod linearizable;
 mod reads;
 
@@ -40,6 +41,7 @@ pub(crate) fn check(evidence: &mut Evidence) {
     g2_nothing_lost::check(evidence, &timeline);
     g3_contiguous::check(evidence);
     g4_followers::check(evidence, &timeline);
+    g5_taken_once::check(evidence, &timeline);
     linearizable::check(evidence, &timeline);
     reads::check(evidence);
 }

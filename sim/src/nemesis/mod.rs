@@ -283,6 +283,7 @@ async fn heal(cluster: &Arc<Cluster>) {
         disk.cut_never();
         server.set_clock(0);
     }
+    crate::agents::nemesis::heal(cluster);
     // One that is just ending starts once it has; one that was removed says so and does not.
     for _ in 0..60 {
         let is_settled = |server: &Arc<Server>| match server.status() {

@@ -1,6 +1,7 @@
 //! The programs that use a cluster.
 
 pub(crate) mod follower;
+pub(crate) mod handing;
 pub(crate) mod publisher;
 pub(crate) mod reader;
 pub(crate) mod setter;
