@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidings_event::{Index, Limits, NewEvent, Timestamp};
+use tidings_host::fs;
 use tidings_host::simulated::{self, Disk, world};
 use tidings_store::{
     History, HistoryConfig, LogRecord, RaftLog, RaftLogConfig, StoreError, VerifyOnStart,
@@ -196,4 +197,27 @@ async fn a_power_cut_while_sealed_segments_are_made_again_is_no_damage() {
         }
         simulated::end();
     }
+}
+
+/// What the simulated disk promises: nothing is found in a folder that is not there.
+#[tokio::test(start_paused = true)]
+async fn a_folder_that_a_power_cut_loses_takes_what_is_in_it_along() {
+    let (mut lost, mut kept) = (0, 0);
+    for seed in 0..SEEDS {
+        simulated::begin(seed);
+        let disk = Disk::new("a", 64 << 20);
+        world::mount("a-1", &disk);
+        fs::create_dir_all("/a-1/outer/inner").unwrap();
+
+        let disk = disk.after_power_cut();
+        world::mount("a-2", &disk);
+        let (outer, inner) = (Path::new("/a-2/outer"), Path::new("/a-2/outer/inner"));
+        assert!(fs::is_dir(outer) || !fs::is_dir(inner), "seed {seed}");
+        match fs::is_dir(outer) {
+            true => kept += 1,
+            false => lost += 1,
+        }
+        simulated::end();
+    }
+    assert!(lost > 0 && kept > 0, "{lost} lost, {kept} kept");
 }

@@ -206,6 +206,7 @@ impl Disk {
         for change in pending {
             change.apply(&mut names);
         }
+        let names = reachable(names);
         let kept: BTreeSet<u64> = names.values().filter_map(|node| node.inode()).collect();
         let mut contents = BTreeMap::new();
         for (inode, content) in &mut state.contents {
@@ -314,6 +315,19 @@ pub(super) fn gone() -> io::Error {
 
 fn full() -> io::Error {
     io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error())
+}
+
+/// The names that can be reached: what is in a folder went with it.
+fn reachable(names: BTreeMap<PathBuf, Node>) -> BTreeMap<PathBuf, Node> {
+    let mut reached = BTreeMap::new();
+    // A folder comes before what is in it.
+    for (path, node) in names {
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        if above.is_none_or(|above| reached.get(above) == Some(&Node::Folder)) {
+            reached.insert(path, node);
+        }
+    }
+    reached
 }
 
 /// What survives of changes whose order a disk may keep or not.
