@@ -179,6 +179,8 @@ pub struct LimitsConfig {
     pub buffered_bytes: u64,
     /// Bytes of a page of the state.
     pub page_bytes: usize,
+    /// Bytes of the state in a snapshot that is restored.
+    pub restore_state_bytes: u64,
 }
 
 /// `[timeline]`.
@@ -376,6 +378,7 @@ impl Default for LimitsConfig {
             body_timeout: publish.body_timeout,
             buffered_bytes: publish.buffered_bytes,
             page_bytes: StateConfig::default().page_bytes_max,
+            restore_state_bytes: StateConfig::default().restore_bytes_max,
         }
     }
 }

@@ -592,6 +592,18 @@ pub(crate) static KEYS: &[Key] = &[
         field: Field::Size(Number::Here(|c| &mut c.limits.page_bytes), 64 * KIB, GIB),
     },
     Key {
+        name: "limits.restore_state_bytes",
+        flag: None,
+        reload: true,
+        about: "State of a snapshot that may be restored over HTTP; it is in memory twice while it is \
+                decoded. `tidings snapshot inspect` shows what a file has.",
+        field: Field::Size(
+            Number::Everywhere(|c| &mut c.limits.restore_state_bytes),
+            MIB,
+            16 * GIB,
+        ),
+    },
+    Key {
         name: "timeline.dedupe_ids_max",
         flag: None,
         reload: true,

@@ -90,6 +90,7 @@ pub(crate) fn api(config: &Config, token: Option<&TokenText>) -> ApiConfig {
     api.publish.body_timeout = config.limits.body_timeout;
     api.publish.buffered_bytes = config.limits.buffered_bytes;
     api.state.page_bytes_max = config.limits.page_bytes;
+    api.state.restore_bytes_max = config.limits.restore_state_bytes;
     api
 }
 

@@ -14,6 +14,7 @@ use crate::closing::Closing;
 use crate::config::ApiConfig;
 use crate::history::DIGESTS_AT_ONCE_MAX;
 use crate::metrics::Metrics;
+use crate::snapshot::SnapshotPlaces;
 use crate::timeline::Timeline;
 
 /// The `Source` of events that come in over HTTP and name none.
@@ -66,6 +67,7 @@ pub(crate) struct App {
     pub(crate) started: Instant,
     /// A permit for each comparison of the history that is being made.
     pub(crate) digests: Semaphore,
+    pub(crate) snapshots: SnapshotPlaces,
 }
 
 impl App {
@@ -78,6 +80,7 @@ impl App {
             closing: Closing::default(),
             started: shared.started,
             digests: Semaphore::new(DIGESTS_AT_ONCE_MAX),
+            snapshots: SnapshotPlaces::new(),
         }
     }
 

@@ -186,7 +186,7 @@ impl Default for PublishConfig {
     }
 }
 
-/// Limits of reading the state.
+/// Limits of reading the state, and of bringing it back.
 #[derive(Clone, Debug)]
 pub struct StateConfig {
     /// How long a blocking query waits when it does not say, and at most. Default 300 s, as in
@@ -199,6 +199,9 @@ pub struct StateConfig {
     pub page_bytes_max: usize,
     /// Entries that one request may look at before it is cut into pages. Default 200,000.
     pub scan_entries_max: usize,
+    /// Bytes of the state in a snapshot that is restored; it is in memory twice while it is decoded.
+    /// Default 1 GiB.
+    pub restore_bytes_max: u64,
 }
 
 impl Default for StateConfig {
@@ -208,6 +211,7 @@ impl Default for StateConfig {
             page_entries_max: 10_000,
             page_bytes_max: 16 << 20,
             scan_entries_max: 200_000,
+            restore_bytes_max: 1 << 30,
         }
     }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use http::{HeaderMap, HeaderName, header};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, header};
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::publish::{SENDER_HEADER, read_body};
-use crate::upstream::{ForwardAnswer, ForwardRequest, Upstream};
+use crate::upstream::{ForwardAnswer, ForwardRequest, Upstream, UpstreamFailure};
 
 /// What of a request is handed on. Tokens are not: the agent has its own for servers.
 const REQUEST_HEADERS: [HeaderName; 3] =
@@ -56,8 +58,31 @@ pub(crate) async fn publish(
         }
     }
     let lines = body.into_data_stream().map_err(std::io::Error::other);
-    let answer = upstream.publish(passed, lines.boxed()).await?;
+    let target = String::from("/v1/events");
+    let answer = upstream.stream(target, passed, lines.boxed()).await?;
     Ok(respond(answer))
+}
+
+/// Hands on what is too large to be kept here, while it comes.
+pub(crate) async fn stream(upstream: &Arc<dyn Upstream>, request: Request) -> Response {
+    if request.method() != Method::POST {
+        let (parts, _) = request.into_parts();
+        let asked = upstream.forward(request_of(parts, Bytes::new())).await;
+        return answered(asked);
+    }
+    let (parts, body) = request.into_parts();
+    let ForwardRequest {
+        target, headers, ..
+    } = request_of(parts, Bytes::new());
+    let pieces = body.into_data_stream().map_err(std::io::Error::other);
+    answered(upstream.stream(target, headers, pieces.boxed()).await)
+}
+
+fn answered(answer: Result<ForwardAnswer, UpstreamFailure>) -> Response {
+    match answer {
+        Ok(answer) => respond(answer),
+        Err(failure) => ApiError::from(failure).into_response(),
+    }
 }
 
 fn respond(answer: ForwardAnswer) -> Response {
@@ -77,6 +102,11 @@ async fn pass_on(
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let body = read_body(app, body, app.config.publish.body_bytes).await?;
+    let request = request_of(parts, Bytes::copy_from_slice(&body));
+    Ok(respond(upstream.forward(request).await?))
+}
+
+fn request_of(parts: Parts, body: Bytes) -> ForwardRequest {
     let mut headers = HeaderMap::new();
     for name in REQUEST_HEADERS {
         for value in parts.headers.get_all(&name) {
@@ -84,13 +114,10 @@ async fn pass_on(
         }
     }
     let target = parts.uri.path_and_query();
-    let answer = upstream
-        .forward(ForwardRequest {
-            method: parts.method,
-            target: target.map_or("/", |target| target.as_str()).to_owned(),
-            headers,
-            body: bytes::Bytes::copy_from_slice(&body),
-        })
-        .await?;
-    Ok(respond(answer))
+    ForwardRequest {
+        method: parts.method,
+        target: target.map_or("/", |target| target.as_str()).to_owned(),
+        headers,
+        body,
+    }
 }

@@ -39,6 +39,7 @@ mod replica;
 mod routes;
 mod server;
 mod servers;
+mod snapshot;
 mod state;
 mod status;
 mod stream;
@@ -53,7 +54,7 @@ pub use openapi::openapi;
 pub use server::ApiServer;
 pub use timeline::{
     Answer, PeersStatus, ProposeFailure, ReadFailure, ServerChange, ServerStatus, ServersFailure,
-    Submitted, Timeline, TimelineStatus,
+    SnapshotReader, SnapshotWriter, Submitted, Timeline, TimelineStatus,
 };
 pub use upstream::{
     FollowEnd, FollowFrom, FollowPiece, FollowRequest, Follower, ForwardAnswer, ForwardRequest,

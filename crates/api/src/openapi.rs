@@ -45,6 +45,7 @@ fn paths() -> Value {
                 "Take a server out for good, such as one that is dead. It cannot come back but with an empty data directory."),
         },
         "/v1/history/digests": { "get": digests() },
+        "/v1/snapshot": { "get": save_snapshot(), "post": restore_snapshot() },
         "/v1/status": {
             "get": plain("status", "How the server, its timeline and its storage are.",
                 "200", json_of("Status")),
@@ -453,6 +454,73 @@ fn digests() -> Value {
     ))
 }
 
+fn octets() -> Value {
+    json!({ "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } })
+}
+
+fn save_snapshot() -> Value {
+    let mut parameters = vec![query(
+        "history",
+        "false leaves the history out: the state alone, which is all that a restore needs.",
+        json!({ "type": "boolean", "default": true }),
+    )];
+    parameters.extend(freshness_parameters());
+    let file = json!({ "description": "The file. It is whole when its last block is there: what is cut off has none, and is refused.",
+        "content": octets() });
+    let operation = json!({
+        "operationId": "saveSnapshot",
+        "summary": "The state and the history of this server as one file, as of one log entry.",
+        "parameters": parameters,
+        "responses": { "200": with_index_headers(file) },
+    });
+    guarded(with_errors(
+        operation,
+        &[
+            ("400", "A parameter is wrong."),
+            ("500", "The history is damaged (disk)."),
+            (
+                "503",
+                "Others are being saved already (overloaded), or no leader is known (no_leader); see Retry-After.",
+            ),
+        ],
+    ))
+}
+
+fn restore_snapshot() -> Value {
+    let operation = json!({
+        "operationId": "restoreSnapshot",
+        "summary": "Bring the entries of the state back to what they are in a snapshot.",
+        "description": "Each difference becomes a change like any other, with an index above all others and an event: an entry is written as it was, or removed (RemovedByRestore). Last comes an event Timeline/StateRestored. Nothing is taken from the history. Nothing is changed before the file was read to its end and found whole; what is refused has changed nothing. The same again does what an interrupted one has left.",
+        "parameters": [query(
+            "any_timeline",
+            "Whether the snapshot may be of another timeline, whose entries then come here.",
+            json!({ "type": "boolean", "default": false }),
+        )],
+        "requestBody": { "required": true, "content": octets() },
+        "responses": { "200": json_of("Restored") },
+    });
+    guarded(with_errors(
+        operation,
+        &[
+            (
+                "400",
+                "It is no snapshot (not_a_snapshot), is damaged or cut (snapshot_damaged), or did not come to its end (body_incomplete).",
+            ),
+            ("408", "The file stopped coming."),
+            ("409", "It is of another timeline (other_timeline)."),
+            (
+                "413",
+                "Its state is larger than limits.restore_state_bytes (snapshot_too_large).",
+            ),
+            (
+                "503",
+                "Another is being restored (overloaded), or there is no leader (no_leader); the message says whether some changes were made; see Retry-After.",
+            ),
+            ("507", "The disk is full; see Retry-After."),
+        ],
+    ))
+}
+
 fn topic_parameter() -> Value {
     json!({ "name": "topic", "in": "path", "required": true, "schema": { "type": "string" } })
 }
@@ -497,6 +565,14 @@ fn blocking_parameters() -> Vec<Value> {
             "How long, as Go writes durations: 10s, 5m, 1000ms. At most 300s, the default; up to a sixteenth is added.",
             json!({ "type": "string" }),
         ),
+    ]
+    .into_iter()
+    .chain(freshness_parameters())
+    .collect()
+}
+
+fn freshness_parameters() -> Vec<Value> {
+    vec![
         query(
             "stale",
             "Answer with what this server has, also when no leader is known. Not with consistent.",
@@ -646,6 +722,29 @@ fn schemas() -> Value {
                 "Leader": { "type": ["string", "null"] } } },
         "ServersChanged": { "type": "object", "required": ["Done", "Leader"],
             "properties": { "Done": { "const": true }, "Leader": { "type": ["string", "null"] } } },
+        "Restored": { "type": "object", "required": ["Snapshot", "Written", "Removed", "Index"],
+            "properties": {
+                "Snapshot": reference("Snapshot"),
+                "Written": { "type": "integer", "description": "Entries that were written as they were." },
+                "Removed": { "type": "integer", "description": "Entries that were removed, as there were none." },
+                "Index": { "type": "integer", "description": "The frame that tells of it; all changes are before it." },
+            } },
+        "Snapshot": { "type": "object",
+            "required": ["Made", "Node", "Timeline", "Entry", "Servers", "Newest", "Oldest", "Entries",
+                "StateBytes", "Segments", "HistoryBytes", "FileBytes"],
+            "properties": {
+                "Made": { "type": "string", "format": "date-time" },
+                "Node": { "type": "string" },
+                "Timeline": { "type": ["string", "null"] },
+                "Entry": { "type": ["integer", "null"] },
+                "Servers": { "type": "array", "items": { "type": "string" } },
+                "Newest": integer(), "Oldest": integer(),
+                "Entries": { "type": "integer" },
+                "StateBytes": { "type": "integer" },
+                "Segments": { "type": "integer" },
+                "HistoryBytes": { "type": "integer" },
+                "FileBytes": { "type": "integer" },
+            } },
         "Digests": { "type": "object",
             "required": ["Timeline", "Oldest", "Newest", "From", "To", "Step", "Of", "Digests", "Damaged"],
             "properties": {

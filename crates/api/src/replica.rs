@@ -3,13 +3,16 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tidings_event::Index;
-use tidings_raft::{ChangeError, Member, MemberRole, ProposeError, Replica, Role};
+use tidings_raft::{
+    ChangeError, Member, MemberRole, ProposeError, Replica, RestoreScope, Restored, Role,
+    SaveHistory, SnapshotFileError, SnapshotInfo,
+};
 use tidings_timeline::{Broker, Commands, StateView};
 use tokio::sync::watch;
 
 use crate::timeline::{
     Answer, PeersStatus, ProposeFailure, ReadFailure, ServerChange, ServerStatus, ServersFailure,
-    Submitted, Timeline, TimelineStatus,
+    SnapshotReader, SnapshotWriter, Submitted, Timeline, TimelineStatus,
 };
 
 /// How long a leader, or those that follow it, may be silent and still count as there. Longer than an
@@ -100,6 +103,27 @@ impl Timeline for Replica {
         Box::pin(async move {
             let members = self.members_as_led().await;
             servers(&members, Replica::status(self).leader)
+        })
+    }
+
+    fn snapshot_save(
+        &self,
+        writer: SnapshotWriter,
+        history: SaveHistory,
+    ) -> BoxFuture<'static, Result<SnapshotInfo, SnapshotFileError>> {
+        let replica = self.clone();
+        Box::pin(async move { Replica::snapshot_save(&replica, writer, history).await })
+    }
+
+    fn snapshot_restore(
+        &self,
+        reader: SnapshotReader,
+        scope: RestoreScope,
+        state_bytes_max: u64,
+    ) -> BoxFuture<'static, Result<Restored, SnapshotFileError>> {
+        let replica = self.clone();
+        Box::pin(async move {
+            Replica::snapshot_restore(&replica, reader, scope, state_bytes_max).await
         })
     }
 

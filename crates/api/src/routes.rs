@@ -13,10 +13,13 @@ use crate::app::App;
 use crate::auth::{Action, Denied};
 use crate::error::{ApiError, TextError};
 use crate::upstream::Upstream;
-use crate::{forward, history, publish, servers, state, status, stream};
+use crate::{forward, history, publish, servers, snapshot, state, status, stream};
 
 /// The one path that speaks as Nomad does, errors included.
 const NOMAD_STREAM: &str = "/v1/event/stream";
+
+/// What comes here may be larger than any other body.
+const SNAPSHOT: &str = "/v1/snapshot";
 
 /// One method of one path.
 pub(crate) struct Route {
@@ -94,6 +97,12 @@ pub(crate) fn table() -> Vec<Route> {
             Action::ReadStatus,
             || get(history::digests),
         ),
+        route(Method::GET, SNAPSHOT, Action::Operate, || {
+            get(snapshot::save)
+        }),
+        route(Method::POST, SNAPSHOT, Action::Operate, || {
+            post(snapshot::restore)
+        }),
         route(Method::GET, "/v1/status", Action::ReadStatus, || {
             get(status::status)
         }),
@@ -153,6 +162,9 @@ async fn admit(
     metrics.requests.one();
     let response = match gate.decide(path.as_ref().map(MatchedPath::as_str), request) {
         Ok(request) => match gate.upstream(path.as_ref()) {
+            Some(upstream) if path.is_some_and(|path| path.as_str() == SNAPSHOT) => {
+                forward::stream(&upstream, request).await
+            }
             Some(upstream) => forward::forward(&gate.app, &upstream, request).await,
             None => next.run(request).await,
         },

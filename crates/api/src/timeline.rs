@@ -4,7 +4,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tidings_event::Index;
+use tidings_raft::{RestoreScope, Restored, SaveHistory, SnapshotFileError, SnapshotInfo};
 use tidings_timeline::{Broker, Commands, Outcome, StateView};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::upstream::Upstream;
@@ -12,6 +14,11 @@ use crate::upstream::Upstream;
 /// Commands on their way: done when they are durable and applied, with one answer for each. It goes
 /// on whether it is polled or not.
 pub type Submitted = BoxFuture<'static, Result<Vec<Answer>, ProposeFailure>>;
+
+/// Where a snapshot goes.
+pub type SnapshotWriter = Box<dyn AsyncWrite + Unpin + Send>;
+/// Where one comes from.
+pub type SnapshotReader = Box<dyn AsyncRead + Unpin + Send>;
 
 /// What became of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +75,28 @@ pub trait Timeline: Send + Sync + 'static {
         &self,
         change: ServerChange,
     ) -> BoxFuture<'static, Result<(), ServersFailure>>;
+
+    /// Writes state and history as one file, to its end.
+    fn snapshot_save(
+        &self,
+        writer: SnapshotWriter,
+        history: SaveHistory,
+    ) -> BoxFuture<'static, Result<SnapshotInfo, SnapshotFileError>> {
+        let _ = (writer, history);
+        Box::pin(std::future::ready(Err(SnapshotFileError::Elsewhere)))
+    }
+
+    /// Brings the entries back to what they are in such a file. Nothing is changed before all of it
+    /// was read; its state may have so many bytes.
+    fn snapshot_restore(
+        &self,
+        reader: SnapshotReader,
+        scope: RestoreScope,
+        state_bytes_max: u64,
+    ) -> BoxFuture<'static, Result<Restored, SnapshotFileError>> {
+        let _ = (reader, scope, state_bytes_max);
+        Box::pin(std::future::ready(Err(SnapshotFileError::Elsewhere)))
+    }
 
     /// How things are.
     fn status(&self) -> TimelineStatus;

@@ -34,12 +34,13 @@ pub trait Upstream: Send + Sync + 'static {
         request: ForwardRequest,
     ) -> BoxFuture<'static, Result<ForwardAnswer, UpstreamFailure>>;
 
-    /// Hands on what is numbered by its sender, line by line while it comes: it is on the sender's
-    /// disk, so that one try is enough.
-    fn publish(
+    /// Hands on what is posted to a path, while it comes. Its sender has it on a disk, and may send it
+    /// again whatever became of it: one try is enough.
+    fn stream(
         &self,
+        target: String,
         headers: HeaderMap,
-        lines: BoxStream<'static, Result<Bytes, std::io::Error>>,
+        body: BoxStream<'static, Result<Bytes, std::io::Error>>,
     ) -> BoxFuture<'static, Result<ForwardAnswer, UpstreamFailure>>;
 
     /// Sections for `/v1/status`: a name and an object.

@@ -273,7 +273,16 @@ impl Here {
 
     /// Sends a request whose answer goes on and on: only its head is waited for, and bounded.
     pub(crate) async fn open(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let limit = self.client.inner.config.request_timeout;
+        self.open_within(request, Duration::ZERO).await
+    }
+
+    /// The same, with more time for the head.
+    pub(crate) async fn open_within(
+        &self,
+        request: RequestBuilder,
+        extra: Duration,
+    ) -> Result<Response, ClientError> {
+        let limit = self.client.inner.config.request_timeout + extra;
         let sent = tokio::time::timeout(limit, request.send()).await;
         let response = sent
             .map_err(|_| ClientError::TimedOut {

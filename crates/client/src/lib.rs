@@ -31,6 +31,7 @@ mod pass;
 mod publish;
 mod publish_stream;
 mod servers;
+mod snapshot;
 mod state;
 mod state_list;
 mod state_watch;
@@ -55,6 +56,7 @@ pub use publish_stream::{
 };
 pub use reqwest::Url;
 pub use servers::{Server, Servers, ServersChanged};
+pub use snapshot::{SaveFreshness, SaveRequest, SnapshotPieces, StateRestored};
 pub use state::{Entry, PutOptions};
 pub use state_list::{ListRequest, StatePage, StatePages};
 pub use state_watch::{StateView, StateWatch};

@@ -74,25 +74,26 @@ impl Client {
 }
 
 impl Client {
-    /// Hands on a publish whose lines still come, once, to the server that is asked now.
+    /// Hands on what is posted to a path and still comes, once, to the server that is asked now.
     ///
     /// # Errors
     /// When that server does not answer.
-    pub async fn pass_publish<S>(
+    pub async fn pass_stream<S>(
         &self,
+        target: &str,
         headers: HeaderMap,
-        lines: S,
+        body: S,
     ) -> Result<PassedAnswer, ClientError>
     where
         S: Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
     {
         let here = self.here();
         let sent = here
-            .request(Method::POST, here.url(&["v1", "events"], &[]))
+            .request(Method::POST, here.target_url(target))
             .headers(headers)
-            .body(Body::wrap_stream(lines))
+            .body(Body::wrap_stream(body))
             .send();
-        // Its head comes with the first answer, which may be long after the first line.
+        // The head of the answer may come long after the beginning of the body.
         let answer = sent
             .await
             .map_err(|error| here.transport_error(here.config().request_timeout, error));

@@ -51,7 +51,7 @@ mod upkeep;
 
 pub use archive::{
     RestoreScope, Restored, SaveHistory, SnapshotFileError, SnapshotInfo, found_from_snapshot,
-    snapshot_inspect,
+    snapshot_inspect, snapshot_without_history,
 };
 pub use config::{
     Clock, DiskLimits, PeersConfig, PeersLimits, QueueLimits, ReplicaConfig, VerifyHistory,

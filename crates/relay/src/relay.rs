@@ -290,13 +290,14 @@ impl Relay {
         })
     }
 
-    async fn publish_now(
+    async fn stream_now(
         self,
+        target: String,
         headers: HeaderMap,
-        lines: BoxStream<'static, io::Result<Bytes>>,
+        body: BoxStream<'static, io::Result<Bytes>>,
     ) -> Result<ForwardAnswer, UpstreamFailure> {
-        let answer = self.client()?.pass_publish(headers, lines).await;
-        // Whoever numbers sends again, whatever became of it.
+        let answer = self.client()?.pass_stream(&target, headers, body).await;
+        // It may be sent again, whatever became of it.
         let answer = answer.map_err(|error| failure(error, true))?;
         Ok(ForwardAnswer {
             status: answer.status(),
@@ -498,12 +499,13 @@ impl Upstream for Relay {
         Box::pin(self.clone().forward_now(request))
     }
 
-    fn publish(
+    fn stream(
         &self,
+        target: String,
         headers: HeaderMap,
-        lines: BoxStream<'static, io::Result<Bytes>>,
+        body: BoxStream<'static, io::Result<Bytes>>,
     ) -> BoxFuture<'static, Result<ForwardAnswer, UpstreamFailure>> {
-        Box::pin(self.clone().publish_now(headers, lines))
+        Box::pin(self.clone().stream_now(target, headers, body))
     }
 
     fn sections(&self) -> Vec<(&'static str, Value)> {

@@ -22,14 +22,14 @@ mod save;
 
 use std::{io, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tidings_event::{EventError, Index, Timestamp};
 use tidings_store::{IncomingError, StoreError};
 use tidings_timeline::{RestoreError, TimelineId};
 
 pub use self::{
     found::found_from_snapshot,
-    read::snapshot_inspect,
+    read::{snapshot_inspect, snapshot_without_history},
     restore::{RestoreScope, Restored},
     save::SaveHistory,
 };
@@ -75,14 +75,17 @@ struct End {
     crc: u32,
 }
 
-/// What a file with a snapshot holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a file with a snapshot holds. Written as JSON, names are those of the HTTP surface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct SnapshotInfo {
     /// When it was made, by the clock of the server that made it.
+    #[serde(serialize_with = "as_text")]
     pub made: Timestamp,
     /// The node that made it.
     pub node: String,
     /// The timeline it is of.
+    #[serde(serialize_with = "as_text_or_null")]
     pub timeline: Option<TimelineId>,
     /// The last log entry that is in it.
     pub entry: Option<u64>,
@@ -102,6 +105,20 @@ pub struct SnapshotInfo {
     pub history_bytes: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
+}
+
+fn as_text<S: Serializer>(value: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn as_text_or_null<S: Serializer>(
+    value: &Option<TimelineId>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Why a file with a snapshot was not written, read or used.
@@ -189,6 +206,9 @@ pub enum SnapshotFileError {
     /// The own history cannot be read.
     #[error("the history of this server cannot be read")]
     History(#[source] StoreError),
+    /// There is no state here to be saved or restored.
+    #[error("no timeline is held here: ask one of the servers that hold it")]
+    Elsewhere,
     /// The server has stopped.
     #[error("the server has stopped: {reason}")]
     Stopped {
@@ -242,6 +262,7 @@ impl SnapshotFileError {
             SnapshotFileError::Behind(_) => "no_leader",
             SnapshotFileError::Entry { .. } => "snapshot_entry",
             SnapshotFileError::Propose { source, .. } => source.code(),
+            SnapshotFileError::Elsewhere => "no_timeline",
             SnapshotFileError::Stopped { .. } => "stopped",
             SnapshotFileError::NotEmpty { .. } => "not_empty",
             SnapshotFileError::Nothing => "snapshot_empty",

@@ -3,11 +3,12 @@ use serde::de::DeserializeOwned;
 use tidings_event::Index;
 use tidings_store::{OFFER_SEGMENTS_MAX, SegmentDigest};
 use tidings_timeline::StateMachine;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Head, STATE_BYTES_MAX, SnapshotFileError, SnapshotInfo, blocking,
-    blocks::{BlockReader, kind},
+    blocks::{BlockReader, BlockWriter, kind},
+    save::encoded,
 };
 use crate::peers::SegmentRecord;
 
@@ -25,6 +26,41 @@ where
     archive.decode(state).await?;
     while archive.lines().await?.is_some() {}
     archive.info()
+}
+
+/// Copies a snapshot without its history: the state alone, which is all that a restore looks at. What is
+/// left out is not looked at; [`snapshot_inspect`] checks it.
+///
+/// # Errors
+///
+/// When it is no snapshot, or damaged before its history, and when the writer fails.
+pub async fn snapshot_without_history<R, W>(reader: R, writer: W) -> Result<(), SnapshotFileError>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let mut archive = Archive::open(reader, STATE_BYTES_MAX).await?;
+    let head = Head {
+        oldest: archive.head.frame.saturating_add(1),
+        segments: 0,
+        history_bytes: 0,
+        ..archive.head.clone()
+    };
+    let failed = SnapshotFileError::Write;
+    let mut blocks = BlockWriter::begin(writer).await.map_err(failed)?;
+    let body = encoded(&head)?;
+    blocks.block(kind::HEAD, &body).await.map_err(failed)?;
+    let mut left = head.state_bytes;
+    while left > 0 {
+        let (kind, piece) = archive.next().await?;
+        if kind != kind::STATE || piece.is_empty() || piece.len() as u64 > left {
+            return Err(archive.blocks.damaged("a part of the state is missing"));
+        }
+        left -= piece.len() as u64;
+        blocks.block(kind, &piece).await.map_err(failed)?;
+    }
+    blocks.end().await.map_err(failed)?;
+    Ok(())
 }
 
 /// A file that is read from one end to the other.
@@ -133,7 +169,7 @@ impl<R: AsyncRead + Unpin + Send> Archive<R> {
     }
 
     /// The state, decoded, if it is the one that the head tells of.
-    pub async fn decode(&self, state: Bytes) -> Result<StateMachine, SnapshotFileError> {
+    pub async fn decode(&mut self, state: Bytes) -> Result<StateMachine, SnapshotFileError> {
         // A large one takes seconds.
         let timeline = blocking(move || Ok(StateMachine::restore(&state)?)).await?;
         let view = timeline.view();

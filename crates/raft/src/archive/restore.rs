@@ -1,5 +1,6 @@
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
+use serde::Serialize;
 use tidings_event::{EventView, FrameView, Index, Limits, NewEvent};
 use tidings_timeline::{
     CommandGroup, Entry, EntryChange, EntryName, Outcome, Stamper, StateView, TimelineId,
@@ -34,7 +35,8 @@ pub enum RestoreScope {
 }
 
 /// What a restore has changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct Restored {
     /// What was in the file.
     pub snapshot: SnapshotInfo,

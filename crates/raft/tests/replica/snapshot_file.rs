@@ -3,8 +3,8 @@ use std::{collections::BTreeMap, path::Path};
 use proptest::prelude::*;
 use tidings_event::Index;
 use tidings_raft::{
-    Replica, RestoreScope, Restored, SaveHistory, SnapshotFileError, found_from_snapshot,
-    snapshot_inspect,
+    Replica, RestoreScope, Restored, SaveHistory, SnapshotFileError, SnapshotInfo,
+    found_from_snapshot, snapshot_inspect, snapshot_without_history,
 };
 use tidings_timeline::{RetentionSettings, Settings, StateView};
 
@@ -89,6 +89,22 @@ async fn a_saved_snapshot_tells_what_it_holds() {
     assert_eq!((info.segments, info.history_bytes), (0, 0));
     assert_eq!(info.oldest, info.newest.next());
     assert!(small.len() < file.len());
+
+    let mut without = Vec::new();
+    snapshot_without_history(&file[..], &mut without)
+        .await
+        .unwrap();
+    let without = snapshot_inspect(&without[..]).await.unwrap();
+    assert_eq!(
+        SnapshotInfo {
+            made: info.made,
+            ..without
+        },
+        info
+    );
+    let mut unused = Vec::new();
+    let cut = snapshot_without_history(&file[..100], &mut unused).await;
+    assert_eq!(cut.unwrap_err().code(), "snapshot_damaged");
     replica.shutdown().await;
 }
 
