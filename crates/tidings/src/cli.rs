@@ -10,6 +10,7 @@ use crate::man::ManArgs;
 use crate::publish::PublishArgs;
 use crate::rebuild::RebuildArgs;
 use crate::server::ServerVerb;
+use crate::snapshot::SnapshotVerb;
 use crate::state::StateVerb;
 use crate::status::StatusArgs;
 use crate::stream::StreamArgs;
@@ -64,6 +65,12 @@ pub enum Verb {
         after_help = "Example:\n  tidings server list\n  tidings server remove s3\n  tidings server transfer-leader --to s2"
     )]
     Server(ServerVerb),
+    /// Save a timeline as one file, look at one, or restore from it
+    #[command(
+        subcommand,
+        after_help = "Example:\n  tidings snapshot save tidings.snap\n  tidings snapshot inspect tidings.snap\n  tidings snapshot restore tidings.snap"
+    )]
+    Snapshot(SnapshotVerb),
     /// Check the files of a data directory, without changing them, or compare all servers
     #[command(
         after_help = "Example:\n  tidings verify --data-dir /var/lib/tidings\n  tidings verify --cluster\n  tidings verify --cluster --quick --addr s1.example:7480"
@@ -152,6 +159,25 @@ mod tests {
             vec!["tidings", "verify", "--cluster", "--data-dir", "d"],
             vec!["tidings", "verify", "--quick", "--data-dir", "d"],
             vec!["tidings", "server", "remove"],
+            vec!["tidings", "snapshot", "save"],
+            vec![
+                "tidings",
+                "snapshot",
+                "save",
+                "f",
+                "--stale",
+                "--consistent",
+            ],
+            vec!["tidings", "snapshot", "restore", "f", "--node", "n"],
+            vec![
+                "tidings",
+                "snapshot",
+                "restore",
+                "f",
+                "--data-dir",
+                "d",
+                "--yes",
+            ],
             vec!["tidings", "state"],
         ] {
             let error = Cli::try_parse_from(&line).unwrap_err();

@@ -120,6 +120,10 @@ pub fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
             "servers_refused" | "change_unfinished" => Some(
                 "`tidings server list` shows the servers, and who leads".to_owned(),
             ),
+            "other_timeline" => Some(
+                "`tidings snapshot inspect` shows which timeline a file is of; --any-timeline takes its entries"
+                    .to_owned(),
+            ),
             "overloaded" | "no_leader" | "no_server" | "stopping" => {
                 Some("try again in a moment; `tidings status` shows how the agent is".to_owned())
             }

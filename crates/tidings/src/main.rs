@@ -1,7 +1,7 @@
 //! `tidings`: one ordered, durable, replayable timeline of everything that happens in a cluster.
 //!
 //! A file for each verb. `agent` and `config check` are the server's side; all other verbs but
-//! `rebuild` and `verify` of a data directory talk to an agent over HTTP.
+//! `rebuild`, `verify` of a data directory, and `snapshot inspect` talk to an agent over HTTP.
 
 mod agent;
 mod cli;
@@ -17,6 +17,7 @@ mod publish;
 mod publish_lines;
 mod rebuild;
 mod server;
+mod snapshot;
 mod state;
 mod status;
 mod stream;
@@ -57,6 +58,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::State(verb) => block_on(state::run(verb, connection.client()?)),
         Verb::Status(args) => block_on(status::run(args, connection.client()?)),
         Verb::Server(verb) => block_on(server::run(verb, connection.client()?)),
+        Verb::Snapshot(verb) => block_on(snapshot::run(verb, connection)),
         Verb::Verify(args) if args.cluster => {
             block_on(verify_cluster::run(args, connection.client()?))
         }
