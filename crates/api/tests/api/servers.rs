@@ -138,3 +138,61 @@ async fn reads_say_how_fresh_they_must_be_and_are() {
         .unwrap();
     assert!(silence < 60_000, "since the start: {silence}");
 }
+
+/// Every route that tells of servers, changes or compares them, or hands out what they hold.
+const OF_SERVERS: [(&str, &str); 7] = [
+    ("GET", "/v1/servers"),
+    ("POST", "/v1/servers/n2/promote"),
+    ("DELETE", "/v1/servers/n2"),
+    ("POST", "/v1/servers/transfer-leader"),
+    ("GET", "/v1/history/digests"),
+    ("GET", "/v1/snapshot"),
+    ("POST", "/v1/snapshot"),
+];
+
+#[tokio::test]
+async fn without_the_token_servers_are_neither_told_of_nor_changed_nor_compared_nor_saved() {
+    let with_token = |config: &mut tidings_api::ApiConfig| {
+        config.http.token = tidings_api::Token::new("secret");
+    };
+    let server = Server::with(with_token).await;
+    let wrong: [&[(&str, &str)]; 4] = [
+        &[],
+        &[("x-nomad-token", "secre")],
+        &[("authorization", "Bearer secrets")],
+        &[("authorization", "Basic secret")],
+    ];
+    for (method, target) in OF_SERVERS {
+        for headers in wrong {
+            let answer = server.request(method, target, headers, b"tdgarch1").await;
+            assert_eq!(answer.status, 403, "{method} {target} {headers:?}");
+            assert_eq!(answer.code(), "permission_denied", "{method} {target}");
+        }
+        // the same is let through to be done or refused for what it is
+        let token = [("authorization", "Bearer secret")];
+        let answer = server.request(method, target, &token, b"").await;
+        assert_ne!(answer.status, 403, "{method} {target}");
+    }
+    assert_eq!(server.timeline.changes().len(), 3, "with the token alone");
+}
+
+/// Without a token nothing protects a server but the name that it is asked under, and what a browser
+/// says of the page that asks.
+#[tokio::test]
+async fn without_any_token_pages_of_others_change_save_and_restore_nothing() {
+    let server = Server::start().await;
+    for (method, target) in OF_SERVERS {
+        let mut wire = crate::support::Wire::connect(server.addr).await;
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+        wire.send(head.as_bytes()).await;
+        let answer = wire.answer().await;
+        assert_eq!(answer.status, 403, "{method} {target}");
+        assert_eq!(answer.code(), "host_unknown", "{method} {target}");
+        if method != "GET" {
+            let origin = [("origin", "http://elsewhere.example")];
+            let answer = server.request(method, target, &origin, b"").await;
+            assert_eq!(answer.status, 403, "{method} {target}");
+        }
+    }
+    assert_eq!(server.timeline.changes().len(), 0);
+}
