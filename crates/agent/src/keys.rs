@@ -98,7 +98,8 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
         "relay",
         "How an agent that is no server works with servers. It is one when `server.enabled` is false and \
          `peers.join` or `relay.servers` names servers: it holds no timeline, hands on what it takes, and \
-         shares streams among its readers. It shows servers the token of `http.token_file`.",
+         shares streams among its readers. It shows servers the token of `http.token_file`, which a \
+         reload reads anew.",
     ),
     (
         "spool",
