@@ -34,13 +34,16 @@ const NOTE_BYTES_MAX: usize = 4096;
 /// Folders that one second can give a name to.
 const FOLDERS_PER_SECOND_MAX: u32 = 100;
 
+/// What another server, or a file, sends.
+pub(crate) const INCOMING_FOLDER: &str = "incoming";
+
 /// What belongs to a server's timeline, in the order in which it goes. The number goes last: until
 /// then a start finds a server whose log is gone, and refuses.
-const ASIDE: [&str; 11] = [
+pub(crate) const SERVER_FILES: [&str; 11] = [
     "history",
     "raft",
     "snapshots",
-    "incoming",
+    INCOMING_FOLDER,
     DAMAGED_FILE,
     REMOVED_FILE,
     TIMELINE_FILE,
@@ -96,7 +99,7 @@ pub fn set_aside(data_dir: &Path) -> Result<SetAside, OpenError> {
     };
     let mut folder = None;
     let mut moved = Vec::new();
-    for name in ASIDE {
+    for name in SERVER_FILES {
         let from = data_dir.join(name);
         if !is_there(&from).map_err(aside(&from))? {
             continue;

@@ -15,7 +15,8 @@ use super::{STATE_BYTES_MAX, SnapshotFileError, SnapshotInfo, blocking, read::Ar
 use crate::{
     binding::{Ballot, EntryId, LeaderId, Members, Peer, StoredMembers},
     codec::{self, SnapshotHead},
-    identity::{self, NODE_FILE},
+    identity,
+    rebuild::{INCOMING_FOLDER, SERVER_FILES},
 };
 
 /// Fills an empty data directory with a snapshot, for a new cluster of one server to begin with it:
@@ -109,20 +110,31 @@ fn fill(data_dir: &Path) -> impl Fn(StoreError) -> SnapshotFileError + use<> {
 
 /// Opens a data directory in which there is nothing of a server.
 fn open_empty(data_dir: &Path) -> Result<DataDir, SnapshotFileError> {
+    // Before anything is made there; and once nobody else can come in between.
+    check_empty(data_dir)?;
     let data = DataDir::open(data_dir).map_err(fill(data_dir))?;
-    let folders = [data.history(), data.raft(), data.snapshots()];
-    let node = data_dir.join(NODE_FILE);
-    let holds_something = |folder: &Path| {
-        let mut names = fs::read_dir(folder).ok()?;
-        names.next().map(drop)
-    };
-    let found = folders
-        .into_iter()
-        .find(|folder| holds_something(folder).is_some())
-        .or_else(|| node.exists().then_some(node));
+    check_empty(data_dir)?;
+    Ok(data)
+}
+
+fn check_empty(data_dir: &Path) -> Result<(), SnapshotFileError> {
+    let found = SERVER_FILES.iter().find(|name| {
+        // what was gathered only, is thrown away
+        **name != INCOMING_FOLDER && holds_something(&data_dir.join(name))
+    });
     match found {
-        Some(path) => Err(SnapshotFileError::NotEmpty { path }),
-        None => Ok(data),
+        Some(name) => Err(SnapshotFileError::NotEmpty {
+            path: data_dir.join(name),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Whether there is such a file, or a folder with something in it.
+fn holds_something(path: &Path) -> bool {
+    match fs::read_dir(path) {
+        Ok(mut names) => names.next().is_some(),
+        Err(_) => fs::exists(path),
     }
 }
 

@@ -286,6 +286,14 @@ async fn nothing_is_founded_with_a_damaged_snapshot() {
     assert_eq!(founded.unwrap().newest, Index(23));
     let report = tidings_store::verify(other.path(), &mut |_| {}).unwrap();
     assert_eq!(report.faults, []);
+    // Where a server was, or waits to be one, nothing is founded.
+    for name in ["node.candidate", "member", "removed", "damaged"] {
+        let used = tempfile::tempdir().unwrap();
+        std::fs::write(used.path().join(name), "7\n").unwrap();
+        let refused = found_from_snapshot(used.path(), "n9", &whole[..]).await;
+        assert_eq!(refused.unwrap_err().code(), "not_empty", "{name}");
+        assert!(!used.path().join("history").exists(), "nothing is made");
+    }
     // What had come is in the way of nobody.
     let mut fresh = Server::new();
     fresh.config.data_dir = dir.path().to_owned();
