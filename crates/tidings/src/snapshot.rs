@@ -170,7 +170,8 @@ async fn restore(args: RestoreArgs, client: Client) -> anyhow::Result<()> {
             "{}: {}\nbring {state} back to that?",
             path.display(),
             gist(&info)
-        ))?;
+        ))
+        .await?;
     }
     let restored = client
         .restore_snapshot(args.any_timeline, || file::state_of(path.clone()))
@@ -207,7 +208,7 @@ async fn found(args: RestoreArgs, data_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Asks a person. A program has to say it beforehand.
-fn confirm(question: &str) -> anyhow::Result<()> {
+async fn confirm(question: &str) -> anyhow::Result<()> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(UsageError::new(
             "a restore changes entries, and there is no terminal to ask at: look at the file with `tidings snapshot inspect`, then say --yes",
@@ -216,10 +217,13 @@ fn confirm(question: &str) -> anyhow::Result<()> {
     }
     eprint!("{} [y/N] ", visible_lines(question));
     io::stderr().flush().context("cannot ask")?;
-    let mut answer = String::new();
-    io::stdin()
-        .read_line(&mut answer)
-        .context("cannot read the answer")?;
+    // Elsewhere, for Ctrl-C to be heard meanwhile.
+    let reading = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map(|_| answer)
+    });
+    let answer = reading.await.context("cannot read the answer")?;
+    let answer = answer.context("cannot read the answer")?;
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(anyhow::anyhow!("nothing was changed")),
