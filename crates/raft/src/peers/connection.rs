@@ -12,14 +12,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
+    io::{AsyncRead, AsyncWrite, BufReader},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
     time::{self, Instant},
 };
 
 use super::{
-    frame::{Frame, FrameError, Parts, read_frame, read_small_frame, write_frame},
+    frame::{
+        Frame, FrameError, FrameWriter, Parts, READ_BUFFER_BYTES, read_frame, read_small_frame,
+        write_frame,
+    },
     me::Me,
     message::{Greeting, Refused, bytes_max, decode, encode, kind},
     room::Purse,
@@ -36,8 +39,6 @@ const REQUESTS_MAX: usize = 1024;
 const REQUEST_BYTES_MAX: usize = 64 << 20;
 /// A connection that has requests and on which nothing comes for so long is dead, whatever TCP says.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// What is read or written at once.
-pub(crate) const BUFFER_BYTES: usize = 64 << 10;
 
 /// Requests are counted in units, so that a semaphore can hold their bytes.
 const BUDGET_UNIT_BYTES: usize = 1 << 10;
@@ -140,8 +141,8 @@ impl Connection {
             silent_since: None,
         }));
         let (outgoing, queue) = mpsc::channel(REQUESTS_MAX);
-        let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-        let writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
+        let reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+        let writer = FrameWriter::new(writer);
         let connection = Connection {
             outgoing,
             next: AtomicU32::new(1),
@@ -335,11 +336,7 @@ pub(crate) async fn exchange(
     body: Bytes,
 ) -> Result<(u8, Bytes), CallError> {
     let PeerStream { reader, writer } = stream;
-    let said = async {
-        write_frame(writer, kind, 0, &[body]).await?;
-        writer.flush().await
-    };
-    let said = said.await;
+    let said = write_frame(writer, kind, 0, &[body]).await;
     // Whoever does not take this server's certificate closes while it still speaks: what it said before
     // that is the better reason.
     let frame = match (read_small_frame(reader).await, said) {
@@ -375,7 +372,7 @@ pub(crate) async fn exchange(
 
 /// Writes what is to go, as much at once as there is.
 async fn write_all<W: AsyncWrite + Unpin>(
-    mut writer: BufWriter<W>,
+    mut writer: FrameWriter<W>,
     mut queue: mpsc::Receiver<Outgoing>,
     waiting: Arc<Mutex<Waiting>>,
 ) {
@@ -383,7 +380,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
         let mut next = Some(first);
         let written = async {
             while let Some(out) = next {
-                write_frame(&mut writer, out.kind, out.request, &out.parts).await?;
+                writer.push(out.kind, out.request, &out.parts).await?;
                 next = queue.try_recv().ok();
             }
             writer.flush().await

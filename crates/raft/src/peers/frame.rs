@@ -6,7 +6,11 @@
 //!
 //! The checksum is of the body. An answer bears the number of the request that it answers.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, IoSlice},
+    ops::Range,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -31,8 +35,20 @@ pub(crate) const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
 pub(crate) const BODY_BYTES_MAX: usize = 288 << 20;
 /// What is set aside for a body before any of it has come: who announces much must send it as well.
 const BODY_BYTES_AHEAD_MAX: usize = 64 << 10;
+/// What is set aside at a time for the rest: what a busy proposer puts into an entry, so that little of
+/// it is moved while it comes.
+const BODY_BYTES_STEP: usize = 512 << 10;
 /// How long nothing may come of a body that has begun: it holds memory meanwhile.
 const BODY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// What is read at once: heads and small messages. The rest of a larger body is read into its place.
+pub(crate) const READ_BUFFER_BYTES: usize = 4 << 10;
+/// A part of a body up to this size is copied behind its head: cheaper than a slice of its own.
+const COPY_BYTES_MAX: usize = 1 << 10;
+/// Bytes that are gathered before they are written: so much waits, however many frames it is.
+const GATHERED_BYTES_MAX: usize = 256 << 10;
+/// Pieces of one write. Linux: `UIO_MAXIOV` in `include/uapi/linux/uio.h`, less than which a kernel
+/// takes at once anyway.
+const IO_SLICES_MAX: usize = 64;
 
 /// A frame as it came.
 #[derive(Debug)]
@@ -137,7 +153,8 @@ pub(crate) async fn read_frame<R: AsyncRead + Unpin>(
     }))
 }
 
-/// Reads a body of so many bytes. Memory is taken for what has come, and as much again.
+/// Reads a body of so many bytes. Memory is taken as they come: a little, then a step, then for what has
+/// come as much again.
 async fn read_body<R: AsyncRead + Unpin>(
     reader: &mut R,
     bytes: usize,
@@ -147,7 +164,11 @@ async fn read_body<R: AsyncRead + Unpin>(
     while body.len() < bytes {
         let missing = bytes - body.len();
         if body.len() == body.capacity() {
-            let more = missing.min(body.len().max(BODY_BYTES_AHEAD_MAX));
+            let more = match body.len() {
+                0 => BODY_BYTES_AHEAD_MAX,
+                come => come.max(BODY_BYTES_STEP),
+            };
+            let more = missing.min(more);
             if let Some(purse) = purse {
                 held.grow(purse, more).await?;
             }
@@ -178,18 +199,123 @@ async fn read_rest<R: AsyncRead + Unpin>(
     }
 }
 
-/// Writes one frame. The caller flushes.
+/// Writes one frame, and flushes.
 pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
     writer: &mut W,
     kind: u8,
     request: u32,
     body: &[Bytes],
 ) -> io::Result<()> {
-    writer.write_all(&head(kind, request, body)?).await?;
-    for part in body {
-        writer.write_all(part).await?;
+    let mut frames = FrameWriter::new(writer);
+    frames.push(kind, request, body).await?;
+    frames.flush().await
+}
+
+/// Writes frames, several at once: what is small is gathered, what is large is written from where it
+/// lies.
+///
+/// ```text
+/// small   head│a reply│head│a batch's head │head│…
+/// pieces  └────────── 0 ──────────────────┘└ a group of commands, shared ┘└── 2 ──…
+/// ```
+pub(crate) struct FrameWriter<W> {
+    writer: W,
+    small: Vec<u8>,
+    pieces: Vec<Piece>,
+    bytes: usize,
+}
+
+enum Piece {
+    /// A range of `small`.
+    Small(Range<usize>),
+    /// A part of a body.
+    Part(Bytes),
+}
+
+impl<W: AsyncWrite + Unpin> FrameWriter<W> {
+    pub fn new(writer: W) -> FrameWriter<W> {
+        FrameWriter {
+            writer,
+            small: Vec::new(),
+            pieces: Vec::new(),
+            bytes: 0,
+        }
     }
-    Ok(())
+
+    /// Adds a frame. It waits for [`FrameWriter::flush`], or until much has gathered.
+    pub async fn push(&mut self, kind: u8, request: u32, body: &[Bytes]) -> io::Result<()> {
+        self.copy(&head(kind, request, body)?);
+        for part in body {
+            if part.len() <= COPY_BYTES_MAX {
+                self.copy(part);
+            } else {
+                self.bytes += part.len();
+                self.pieces.push(Piece::Part(part.clone()));
+            }
+        }
+        match self.bytes >= GATHERED_BYTES_MAX {
+            true => self.write_gathered().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Writes what has gathered, all of it.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.write_gathered().await?;
+        self.writer.flush().await
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        let start = self.small.len();
+        self.small.extend_from_slice(bytes);
+        let end = self.small.len();
+        self.bytes += bytes.len();
+        match self.pieces.last_mut() {
+            Some(Piece::Small(range)) => range.end = end,
+            _ => self.pieces.push(Piece::Small(start..end)),
+        }
+    }
+
+    async fn write_gathered(&mut self) -> io::Result<()> {
+        // the piece that is next, and how much of it is written
+        let (mut next, mut begun) = (0, 0);
+        while next < self.pieces.len() {
+            let mut slices = [IoSlice::new(&[]); IO_SLICES_MAX];
+            let pieces = &self.pieces[next..];
+            for (slice, piece) in slices.iter_mut().zip(pieces) {
+                *slice = IoSlice::new(piece.bytes(&self.small));
+            }
+            let slices = &mut slices[..pieces.len().min(IO_SLICES_MAX)];
+            slices[0].advance(begun);
+            let mut written = self.writer.write_vectored(slices).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            written += begun;
+            while let Some(piece) = self.pieces.get(next) {
+                let bytes = piece.bytes(&self.small).len();
+                if written < bytes {
+                    break;
+                }
+                written -= bytes;
+                next += 1;
+            }
+            begun = written;
+        }
+        self.small.clear();
+        self.pieces.clear();
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+impl Piece {
+    fn bytes<'b>(&'b self, small: &'b [u8]) -> &'b [u8] {
+        match self {
+            Piece::Small(range) => &small[range.clone()],
+            Piece::Part(part) => part,
+        }
+    }
 }
 
 fn head(kind: u8, request: u32, body: &[Bytes]) -> io::Result<[u8; HEAD_BYTES]> {
@@ -239,6 +365,56 @@ mod tests {
         assert_eq!((frame.kind, frame.request), (4, 0x0102));
         assert_eq!(frame.body, "abc");
         assert!(read(&[]).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn frames_written_together_are_those_written_alone() {
+        let sizes = [0, 1, COPY_BYTES_MAX, COPY_BYTES_MAX + 1, 3000, 90_000];
+        let bodies: Vec<Vec<Bytes>> = (0..IO_SLICES_MAX)
+            .map(|number| {
+                let size = |at: usize| sizes[(number * 5 + at * 7) % sizes.len()];
+                (0..number % 4)
+                    .map(|at| vec![number as u8; size(at)].into())
+                    .collect()
+            })
+            .collect();
+        let mut alone = Vec::new();
+        // a socket that takes a little at a time, beginning and ending anywhere
+        let (end, mut other) = tokio::io::duplex(7777);
+        let mut together = FrameWriter::new(end);
+        let pushed = async {
+            for (request, body) in (0..).zip(&bodies) {
+                together.push(4, request, body).await.unwrap();
+            }
+            together.flush().await.unwrap();
+            drop(together);
+        };
+        let mut came = Vec::new();
+        let (_, read) = tokio::join!(pushed, other.read_to_end(&mut came));
+        read.unwrap();
+        for (request, body) in (0..).zip(&bodies) {
+            alone.extend(written(4, request, body).await);
+        }
+        assert!(came == alone);
+        let mut reader = tokio::io::BufReader::with_capacity(READ_BUFFER_BYTES, &came[..]);
+        for (request, body) in (0..).zip(&bodies) {
+            let frame = read_frame(&mut reader, |_| 1 << 20, None)
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(frame.request, request);
+            assert!(frame.body == body.concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_larger_than_what_is_set_aside_is_read() {
+        let body = Bytes::from(vec![7; 3 * BODY_BYTES_STEP + 5]);
+        let bytes = written(4, 1, std::slice::from_ref(&body)).await;
+        let read = read_frame(&mut &bytes[..], |_| BODY_BYTES_MAX, None).await;
+        assert!(read.unwrap().unwrap().body == body);
+        let cut = read_frame(&mut &bytes[..bytes.len() - 1], |_| BODY_BYTES_MAX, None).await;
+        assert!(matches!(cut, Err(FrameError::Cut)));
     }
 
     #[tokio::test]

@@ -27,7 +27,12 @@ use crate::{
 };
 
 /// Messages with entries that are on their way to one follower at once.
-const APPENDS_IN_FLIGHT_MAX: usize = 16;
+///
+/// Enough that one is received while another is brought to the disk and a third comes back. What is
+/// proposed meanwhile, and what is committed, goes with the next: a follower that is behind gets
+/// fewer and larger messages, each of which costs it one sync at most. A message holds mebibytes,
+/// so that a distant follower is kept busy too.
+const APPENDS_IN_FLIGHT_MAX: usize = 3;
 /// How long a follower may take for entries: it receives them and brings them to its disk.
 ///
 /// The engine's own limit is one for signs of life, which a mebibyte on a busy disk would not keep.

@@ -8,17 +8,20 @@ use openraft::{
 };
 use serde::Serialize;
 use tokio::{
-    io::{AsyncWriteExt, BufReader, BufWriter},
+    io::{AsyncRead, AsyncWrite, BufReader},
     sync::{OwnedSemaphorePermit, oneshot},
     time,
 };
 
 use super::{
     change::Leadership,
-    connection::{BUFFER_BYTES, HANDSHAKE_WAIT_MAX, needs_version},
+    connection::{HANDSHAKE_WAIT_MAX, needs_version},
     convert,
     formation::Formation,
-    frame::{Frame, FrameError, read_frame, read_small_frame, write_frame},
+    frame::{
+        Frame, FrameError, FrameWriter, READ_BUFFER_BYTES, read_frame, read_small_frame,
+        write_frame,
+    },
     me::Me,
     message::{
         Find, Form, FormMore, Formed, Greeting, Propose, Refused, RefusedReason, VERSION_SNAPSHOTS,
@@ -108,8 +111,8 @@ impl Service {
         };
         let mut stream = match secured.map_err(|_| ServeError::NoHello)? {
             Ok(Secured::Ready(stream)) => stream,
-            Ok(Secured::Plain(mut stream)) => {
-                self.refuse(&mut stream, &ServeError::Plain).await;
+            Ok(Secured::Plain(stream)) => {
+                refuse(&mut FrameWriter::new(stream.writer), &ServeError::Plain).await;
                 return Err(ServeError::Plain);
             }
             // somebody who only looks whether the port is open
@@ -125,7 +128,7 @@ impl Service {
             Ok(Ok(Some(welcomed))) => welcomed,
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => {
-                self.refuse(&mut stream, &error).await;
+                refuse(&mut FrameWriter::new(stream.writer), &error).await;
                 return match error {
                     // that is how a server finds out which of the addresses is its own
                     ServeError::Refused(refused) if refused.reason == RefusedReason::Itself => {
@@ -138,8 +141,8 @@ impl Service {
         };
         self.me.meet(&greeting);
         let PeerStream { reader, writer } = stream;
-        let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
+        let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+        let mut writer = FrameWriter::new(writer);
         let mut replies: FuturesUnordered<BoxFuture<'_, Reply>> = FuturesUnordered::new();
         let mut bytes = 0;
         // A frame is read over many turns of the loop: what has come of it is kept.
@@ -154,7 +157,7 @@ impl Service {
                     let written = async {
                         let mut reply = Some(reply);
                         while let Some(Reply { kind, request, body, .. }) = reply {
-                            write_frame(&mut writer, kind, request, &[body]).await?;
+                            writer.push(kind, request, &[body]).await?;
                             reply = replies.next().now_or_never().flatten();
                             bytes -= reply.as_ref().map_or(0, |reply| reply.bytes);
                         }
@@ -172,7 +175,7 @@ impl Service {
                         Err(error) => {
                             let error = ServeError::Frame(error);
                             drop(replies);
-                            let _ = time::timeout(WRITE_WAIT_MAX, refuse(&mut writer, &error)).await;
+                            refuse(&mut writer, &error).await;
                             return Err(error);
                         }
                     };
@@ -209,7 +212,6 @@ impl Service {
                 .map_err(ServeError::Refused)?;
             let found = encode(&self.me.found()).map_err(io::Error::other)?;
             write_frame(writer, kind::FOUND, frame.request, &[found]).await?;
-            writer.flush().await?;
             return Ok(None);
         }
         if frame.kind != kind::HELLO {
@@ -223,14 +225,7 @@ impl Service {
         let place = place.map_err(ServeError::Refused)?;
         let welcome = self.me.greeting().encode().map_err(io::Error::other)?;
         write_frame(writer, kind::WELCOME, frame.request, &[welcome]).await?;
-        writer.flush().await?;
         Ok(Some((greeting, place)))
-    }
-
-    async fn refuse(&self, stream: &mut PeerStream, error: &ServeError) {
-        let told = time::timeout(WRITE_WAIT_MAX, refuse(&mut stream.writer, error));
-        // whoever does not listen is not told
-        let _ = told.await;
     }
 
     /// Takes a request on, in the order in which requests came. What it returns works at it.
@@ -415,17 +410,15 @@ async fn answer_commands(queued: Result<Outcomes, ProposeError>) -> Result<(u8, 
 }
 
 /// The next frame, and the reader for the one after it.
-async fn next_frame<'r, R: tokio::io::AsyncRead + Unpin>(
+async fn next_frame<'r, R: AsyncRead + Unpin>(
     reader: &'r mut R,
     purse: &Purse,
 ) -> (Result<Option<Frame>, FrameError>, &'r mut R) {
     (read_frame(reader, bytes_max, Some(purse)).await, reader)
 }
 
-async fn refuse<W: tokio::io::AsyncWrite + Unpin>(
-    writer: &mut W,
-    error: &ServeError,
-) -> io::Result<()> {
+/// The last words on a connection. Whoever does not listen is not told.
+async fn refuse<W: AsyncWrite + Unpin>(writer: &mut FrameWriter<W>, error: &ServeError) {
     let refused = match error {
         ServeError::Refused(refused) => refused.clone(),
         ServeError::Frame(error @ FrameError::NoRoom { .. }) => Refused {
@@ -434,9 +427,12 @@ async fn refuse<W: tokio::io::AsyncWrite + Unpin>(
         },
         error => malformed(error),
     };
-    let body = encode(&refused).map_err(io::Error::other)?;
-    write_frame(writer, kind::REFUSED, 0, &[body]).await?;
-    writer.flush().await
+    let told = async {
+        let body = encode(&refused).map_err(io::Error::other)?;
+        writer.push(kind::REFUSED, 0, &[body]).await?;
+        writer.flush().await
+    };
+    let _ = time::timeout(WRITE_WAIT_MAX, told).await;
 }
 
 fn reply<T: Serialize>(kind: u8, message: &T) -> Result<(u8, Bytes), Refused> {
