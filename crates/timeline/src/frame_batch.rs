@@ -4,6 +4,9 @@ use tidings_event::{Digest, Filter, Index, RouteHash, Timestamp};
 /// How many different pairs of topic and namespace a batch may have for its names to be kept.
 const NAMES_MAX: usize = 8;
 
+/// What a small event takes as a line: by it the room for the numbers of each is guessed.
+const LINE_BYTES_LEAST: usize = 320;
+
 /// The frames of one batch, encoded: the same bytes for disk, memory and every subscriber.
 #[derive(Debug)]
 pub struct FrameBatch {
@@ -34,6 +37,14 @@ pub struct Routes {
 }
 
 impl Routes {
+    /// With room for so many events of one key.
+    fn with_capacity(events: usize) -> Routes {
+        Routes {
+            events: Vec::with_capacity(events),
+            hashes: Vec::with_capacity(2 * events),
+        }
+    }
+
     pub(crate) fn push(
         &mut self,
         frame: u32,
@@ -93,14 +104,16 @@ pub(crate) struct FrameBatchBuilder {
 }
 
 impl FrameBatchBuilder {
+    /// With room for lines of `bytes` together.
     pub(crate) fn new(first: Index, bytes: usize) -> FrameBatchBuilder {
+        let frames = bytes / LINE_BYTES_LEAST + 1;
         FrameBatchBuilder {
             first,
             bytes: Vec::with_capacity(bytes),
-            ends: Vec::new(),
-            crcs: Vec::new(),
-            digests: Vec::new(),
-            routes: Routes::default(),
+            ends: Vec::with_capacity(frames),
+            crcs: Vec::with_capacity(frames),
+            digests: Vec::with_capacity(frames),
+            routes: Routes::with_capacity(frames),
             names: Names::Few(Vec::new()),
         }
     }
@@ -138,6 +151,11 @@ impl FrameBatchBuilder {
         self.crcs.push(crc32fast::hash(&self.bytes[start..]));
         self.ends.push(self.bytes.len() as u32);
         self.digests.push(digest);
+    }
+
+    /// For how many frames there is room, as far as anybody can guess.
+    pub(crate) fn room(&self) -> usize {
+        self.ends.capacity()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

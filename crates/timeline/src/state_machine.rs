@@ -138,7 +138,7 @@ impl StateMachine {
         let bytes: usize = batch.groups.iter().map(|group| group.len()).sum();
         let mut frames = FrameBatchBuilder::new(self.index.next(), bytes + bytes / 8);
         let mut applied = Applied {
-            outcomes: Vec::new(),
+            outcomes: Vec::with_capacity(frames.room()),
             frames: None,
             seal: false,
             retain: None,

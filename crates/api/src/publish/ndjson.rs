@@ -227,6 +227,8 @@ impl Answers {
     fn take(&mut self, data: &Bytes) {
         let now = app::now();
         self.stamper.set_time(now);
+        // Commands are longer than their lines by what events are given here.
+        self.group_bytes = self.group_bytes.max(data.len() + data.len() / 2);
         let mut rest: &[u8] = data;
         while let Some(end) = memchr::memchr(b'\n', rest) {
             self.line_began = None;
