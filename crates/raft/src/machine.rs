@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tidings_event::{Index, Timestamp};
 use tidings_store::{
     History, HistoryConfig, Incoming, IncomingError, PendingSeal, PinnedHistory, SnapshotStore,
-    StoreError, VerifyOnStart,
+    StoreError, VerifyOnStart, WriteBack,
 };
 use tidings_timeline::{
     Applied, ApplyError, Batch, Broker, BrokerConfig, Outcome, RestoreError, StateMachine,
@@ -284,6 +284,16 @@ impl MachineShared {
         });
     }
 
+    /// Brings lines to the disk while applying goes on.
+    fn write_back_in_background(&self, write_back: WriteBack) {
+        let fault = self.fault.clone();
+        tidings_host::spawn_blocking_on(&self.home, move || {
+            if let Err(error) = write_back.complete() {
+                fault.raise(format!("cannot write the history: {}", chain(&error)));
+            }
+        });
+    }
+
     /// After a fault nobody knows what of the history is on the disk.
     fn check_sound(&self) -> Result<(), SnapshotError> {
         match self.fault.reason() {
@@ -458,6 +468,9 @@ impl Machine {
             let mut history = shared.history.lock();
             if let Some(frames) = &frames {
                 history.append(frames)?;
+                if let Some(write_back) = history.write_back() {
+                    shared.write_back_in_background(write_back);
+                }
             }
             if seal && let Some(pending) = history.seal()? {
                 shared.complete_in_background(pending);

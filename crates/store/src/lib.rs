@@ -29,7 +29,7 @@ mod verify;
 pub use self::error::StoreError;
 pub use self::history::{
     History, HistoryConfig, HistoryCut, HistoryFiles, HistoryReport, PendingSeal, PinnedHistory,
-    SegmentDigest, SegmentInfo, UnsyncedFiles, VerifyOnStart,
+    SegmentDigest, SegmentInfo, UnsyncedFiles, VerifyOnStart, WriteBack,
 };
 pub use self::incoming::{
     Incoming, IncomingError, IncomingFile, Missing, OFFER_SEGMENTS_MAX, SnapshotOffer,

@@ -19,6 +19,7 @@ pub(crate) mod pin;
 mod reader;
 pub(crate) mod recovery;
 pub(crate) mod segments;
+mod write_back;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ use self::segments::{
     check_follows, create_segment, durable_count, find_segments, looks_sealed, open_active,
     open_sealed, short,
 };
+pub use self::write_back::WriteBack;
+use self::write_back::{Lines, WRITE_BACK_BYTES};
 use crate::disk;
 use crate::error::StoreError;
 use crate::layout::DiskName;
@@ -130,10 +133,12 @@ pub struct SegmentInfo {
 pub struct History {
     dir: PathBuf,
     files: Arc<HistoryFiles>,
-    lines: Arc<File>,
+    lines: Arc<Lines>,
     index: Arc<File>,
     /// Where the next line goes.
     bytes: u64,
+    /// Up to where somebody brings or has brought the lines to the disk.
+    written_back: u64,
     /// The index that the next frame must bear.
     next: u64,
     first: u64,
@@ -214,9 +219,10 @@ impl History {
         let mut history = Self {
             dir: dir.to_owned(),
             files: Arc::new(HistoryFiles::new(dir, table)),
-            lines: Arc::new(opened.lines),
+            lines: Arc::new(Lines::new(opened.lines)),
             index: Arc::new(opened.index),
             bytes,
+            written_back: bytes,
             next,
             first,
             scratch: Vec::new(),
@@ -294,23 +300,25 @@ impl History {
             .iter()
             .for_each(|entry| entry.encode(&mut self.scratch));
         let index_end = index_bytes((self.next - self.first) as usize);
+        let failed = |source, file: DiskName| {
+            let path = self.files.path(file);
+            StoreError::io("write", &path)(source)
+        };
+        let first = self.first;
         let written = self
             .lines
+            .file()
             .write_all_at(&batch.bytes, self.bytes)
-            .map_err(StoreError::io(
-                "write",
-                &self.files.path(DiskName::HistoryLines(self.first)),
-            ))
+            .map_err(|source| failed(source, DiskName::HistoryLines(first)))
             .and_then(|()| {
-                let path = self.files.path(DiskName::HistoryIndex(self.first));
                 self.index
                     .write_all_at(&self.scratch, index_end)
-                    .map_err(StoreError::io("write", &path))
+                    .map_err(|source| failed(source, DiskName::HistoryIndex(first)))
             });
         if let Err(error) = written {
             // A full disk leaves part of a line. Nobody reads it and the next append writes over
             // it; cutting it off only keeps the file clean should there be no next one.
-            let _ = self.lines.set_len(self.bytes);
+            let _ = self.lines.file().set_len(self.bytes);
             let _ = self.index.set_len(index_end);
             return Err(error);
         }
@@ -326,6 +334,19 @@ impl History {
             active.bytes = bytes_after;
         });
         Ok(())
+    }
+
+    /// Lines that have gathered and are to be brought to the disk now, on another thread while
+    /// appending goes on: so they do not come there all at once when the segment is sealed. `None`
+    /// while there are few, or others are on their way.
+    pub fn write_back(&mut self) -> Option<WriteBack> {
+        if self.bytes < self.written_back + WRITE_BACK_BYTES {
+            return None;
+        }
+        let path = self.files.path(DiskName::HistoryLines(self.first));
+        let write_back = self.lines.begin_write_back(path)?;
+        self.written_back = self.bytes;
+        Some(write_back)
     }
 
     /// Brings everything appended to the disk.
@@ -604,9 +625,10 @@ impl History {
         let path = self.files.path(DiskName::HistoryLines(self.first));
         self.index
             .set_len(index_bytes(keep))
-            .and_then(|()| self.lines.set_len(bytes))
+            .and_then(|()| self.lines.file().set_len(bytes))
             .map_err(StoreError::io("cut", &path))?;
         self.bytes = bytes;
+        self.written_back = self.written_back.min(bytes);
         self.next = next;
         Ok(())
     }
@@ -668,10 +690,11 @@ impl History {
         // What a segment had left that never was is part of this one now.
         let path = self.files.path(DiskName::HistoryIndex(first));
         self.orphans.retain(|orphan| *orphan != path);
-        self.lines = Arc::new(lines);
+        self.lines = Arc::new(Lines::new(lines));
         self.index = Arc::new(index);
         self.first = first;
         self.bytes = bytes;
+        self.written_back = bytes;
     }
 
     fn remove_segment(&self, first: u64) -> Result<(), StoreError> {
@@ -692,7 +715,7 @@ fn remove_segment_files(dir: &Path, first: u64) -> Result<(), StoreError> {
 pub struct UnsyncedFiles {
     dir: PathBuf,
     sealed: Vec<Arc<PendingSeal>>,
-    lines: Arc<File>,
+    lines: Arc<Lines>,
     index: Arc<File>,
     path: PathBuf,
 }
@@ -725,7 +748,7 @@ pub struct PendingSeal {
     dir: PathBuf,
     files: Arc<HistoryFiles>,
     first: u64,
-    lines: Arc<File>,
+    lines: Arc<Lines>,
     index: Arc<File>,
     index_path: PathBuf,
     index_end: u64,
@@ -828,6 +851,51 @@ mod tests {
         assert!(seals[0].complete().is_err());
         assert!(history.sync().is_err());
         assert!(history.unsynced().sync().is_err());
+    }
+
+    #[test]
+    fn lines_are_written_back_as_they_gather() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut history, _) = History::open(dir.path(), HistoryConfig::default()).unwrap();
+        let mut timeline = StateMachine::new(Settings::default());
+        let mut stamper = Stamper::new("n1", "test", 1);
+        let payload = "x".repeat(100_000);
+        let event =
+            format!(r#"{{"Topic":"Job","Type":"T","Key":"k","Payload":{{"Text":"{payload}"}}}}"#);
+        let mut append = |history: &mut History| {
+            let mut group = CommandGroup::new();
+            let events = [NewEvent::parse(event.as_bytes()).unwrap()];
+            group
+                .publish(&events, &mut stamper, &Limits::default())
+                .unwrap();
+            let batch = Batch {
+                time: Timestamp::from_unix_micros(0),
+                groups: vec![group.into_bytes()],
+            };
+            let frames = timeline.apply(&batch).unwrap().frames.unwrap();
+            history.append(&frames).unwrap();
+        };
+        let mut gathered = |history: &mut History| {
+            let from = history.bytes;
+            loop {
+                append(history);
+                let due = history.bytes - from >= WRITE_BACK_BYTES;
+                match (history.write_back(), due) {
+                    (None, false) => {}
+                    (found, _) => return found.filter(|_| due),
+                }
+            }
+        };
+        let first = gathered(&mut history).unwrap();
+        assert!(history.write_back().is_none(), "nothing has gathered");
+        assert!(gathered(&mut history).is_none(), "the first is under way");
+        first.complete().unwrap();
+        history.write_back().unwrap().complete().unwrap();
+        let last = gathered(&mut history).unwrap();
+        let sealed = history.seal().unwrap().unwrap();
+        assert!(gathered(&mut history).is_some(), "of another segment");
+        last.complete().unwrap();
+        sealed.complete().unwrap();
     }
 
     #[test]
