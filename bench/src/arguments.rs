@@ -57,6 +57,10 @@ pub struct Options {
     #[arg(long)]
     pub quick: bool,
 
+    /// How long each window of publish is, in seconds: long enough to look on [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub seconds: Option<u64>,
+
     /// Where the servers keep their data; a disk, not memory [default: target/bench-data]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,

@@ -280,7 +280,7 @@ impl Page {
             "- The order of the systems changes from round to round; each starts with empty data.",
             "- Publishers connect to the leader of each system; in the last column to all servers in turn.",
             "- failover: a client sends to each server that is left every 20 ms until one acknowledges; every system has the timeouts that it comes with.",
-            "- nats: JetStream on file, a stream with a replica on each server; it acknowledges what a majority has in the page cache, and flushes every 2 minutes. nats-always flushes first.",
+            "- nats: JetStream on file, a stream with a replica on each server; it acknowledges before fsync, what a majority has in the page cache, and flushes every 2 minutes. nats-always flushes first.",
             "- catch-up: from the start of one more server until it has every frame, in MB (10⁶) of history.",
             "- relay: 1,000 events/s; subscribers of an agent that holds no timeline, beside those of the server that it follows.",
         ];

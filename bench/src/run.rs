@@ -1,13 +1,14 @@
 //! One run: all rounds of all workloads on all systems.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::arguments::Options;
 use crate::deployment::Deployment;
-use crate::machine::{Description, Limits};
+use crate::machine::{Description, Limits, memory};
 use crate::payload::PAYLOAD_BYTES;
 use crate::peers::{Peer, Running};
 use crate::process::{self, DataRoot, end_on_signals};
@@ -57,6 +58,9 @@ pub fn run(options: &Options, deployment: Deployment, frames: Option<u64>) -> Re
     };
     if let Some(frames) = frames {
         scale.catch_up_events = frames;
+    }
+    if let Some(seconds) = options.seconds {
+        scale.publish = Duration::from_secs(seconds);
     }
     let places = Places::of(options)?;
     let programs = Programs::find(
@@ -113,6 +117,7 @@ pub fn run(options: &Options, deployment: Deployment, frames: Option<u64>) -> Re
                 for repetition in 0..workload.repetitions(&scale) {
                     let name = format!("{}-{peer}-{round}-{repetition}", workload.name());
                     let folder = data.path().join(name);
+                    memory::warm();
                     let start = || Running::start(peer, deployment, &programs, &folder, line_bytes);
                     if let Err(error) = measure(*workload, peer, start, &scale, &mut results) {
                         let reason = format!("{error:#}");

@@ -2,6 +2,7 @@
 
 mod flush;
 mod loopback;
+pub mod memory;
 
 use std::path::Path;
 use std::time::Duration;

@@ -101,8 +101,15 @@ pub fn tidings_server(
     })
 }
 
-/// Starts an agent that holds no timeline and gets it from these addresses, and waits until it
-/// serves.
+/// How an agent that holds no timeline is told where it comes from.
+pub enum Source<'s> {
+    /// One server of the cluster, by where its peers connect to; it tells of the others.
+    Join(SocketAddr),
+    /// Where clients connect to, as `relay.servers` has it.
+    Clients(&'s [SocketAddr]),
+}
+
+/// Starts an agent that holds no timeline, and waits until it serves.
 ///
 /// # Errors
 ///
@@ -111,17 +118,19 @@ pub fn tidings_agent(
     program: &Path,
     folder: &Path,
     name: &str,
-    from: &[SocketAddr],
+    source: &Source<'_>,
 ) -> Result<Node> {
-    let config = folder.join(format!("{name}.toml"));
-    let addresses: Vec<String> = from.iter().map(ToString::to_string).collect();
-    std::fs::write(&config, format!("[relay]\nservers = {addresses:?}\n"))?;
-    let arguments: [OsString; 4] = [
-        "--node".into(),
-        name.into(),
-        "--config".into(),
-        config.into(),
-    ];
+    let told: [OsString; 2] = match source {
+        Source::Join(peer) => ["--join".into(), peer.to_string().into()],
+        Source::Clients(addresses) => {
+            let config = folder.join(format!("{name}.toml"));
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            std::fs::write(&config, format!("[relay]\nservers = {addresses:?}\n"))?;
+            ["--config".into(), config.into()]
+        }
+    };
+    let mut arguments: Vec<OsString> = vec!["--node".into(), name.into()];
+    arguments.extend(told);
     let (mut server, listening) = tidings::launch(program, &folder.join(name), &arguments)?;
     server.await_ready(|| tidings::get(listening.http, "/v1/health/ready").ok())?;
     Ok(Node {

@@ -330,14 +330,17 @@ impl Running {
         Ok(address)
     }
 
-    /// Starts an agent beside the servers, which relays; it ends with the value.
+    /// Starts an agent beside the servers, which relays; it ends with the value. It is told of one
+    /// server with `--join`, and finds the others by it.
     ///
     /// # Errors
     ///
     /// It does not start, or this peer has no such thing.
     pub fn agent(&self) -> Result<Node> {
         self.only_tidings()?;
-        cluster::tidings_agent(&self.program, &self.folder, "agent", &self.addresses())
+        let first = self.nodes.first().and_then(|node| node.peers);
+        let source = cluster::Source::Join(first.context("a cluster has servers")?);
+        cluster::tidings_agent(&self.program, &self.folder, "agent", &source)
     }
 
     /// Starts an agent that follows another one.
@@ -347,7 +350,9 @@ impl Running {
     /// As [`Running::agent`].
     pub fn agent_of(&self, agent: &Node) -> Result<Node> {
         self.only_tidings()?;
-        cluster::tidings_agent(&self.program, &self.folder, "second", &[agent.address])
+        let addresses = [agent.address];
+        let source = cluster::Source::Clients(&addresses);
+        cluster::tidings_agent(&self.program, &self.folder, "second", &source)
     }
 
     /// Which server an agent follows.
