@@ -54,13 +54,16 @@ impl StandingWatch {
             if me.members().is_empty() && !self.formation.was_member() {
                 continue;
             }
+            // As it was before the question: of an admission that comes while the answers do, some of
+            // them know nothing yet.
+            let was_admitted = self.was_admitted().await;
             let others: Vec<u64> = me.others().into_keys().collect();
             let answers = join_all(others.iter().map(|&id| self.ask(id))).await;
             if answers
                 .into_iter()
                 .any(|stands| stands == Ok(Stands::Removed))
             {
-                if self.was_admitted().await {
+                if was_admitted {
                     self.end().await;
                     return;
                 }
