@@ -43,6 +43,36 @@ fn g1_g2_g4_g5_kill_9_of_leaders_followers_and_agents_loses_and_repeats_nothing(
     verify(cluster, &load.finish()?)
 }
 
+/// Agents are told of peer addresses alone, and follow the servers wherever these go: past a leader
+/// that is killed for good, and to the one that takes its place.
+#[test]
+fn g4_g5_agents_that_joined_go_on_when_a_leader_dies_and_a_server_is_replaced() -> Result<()> {
+    let mut cluster = Cluster::start(ClusterOptions::default())?;
+    let load = Load::start(&cluster);
+    load.await_progress(BETWEEN)?;
+    let leader = cluster.leader()?;
+    let mut dead = cluster.servers.remove(leader);
+    dead.kill()?;
+    load.await_acknowledged(BETWEEN)?;
+
+    // Nobody is called like this one.
+    cluster.launch_server_named("new", 3)?;
+    cluster.servers[2].await_ready()?;
+    let target = format!("/v1/servers/server-{leader}");
+    let removed = cluster.servers[0].request("DELETE", &target, &[], b"")?;
+    ensure!(removed.status == 200, "not removed: {}", removed.text());
+    load.await_acknowledged(BETWEEN)?;
+
+    // The next leader as well: what there is now is the new server and one that was there before.
+    let leader = cluster.leader()?;
+    cluster.servers[leader].kill()?;
+    load.await_acknowledged(BETWEEN)?;
+    cluster.servers[leader].restart_in_place()?;
+    cluster.servers[leader].await_ready()?;
+    load.await_acknowledged(BETWEEN)?;
+    verify(cluster, &load.finish()?)
+}
+
 /// Everything is gone at once, and an agent goes on taking: what it took comes once.
 #[test]
 fn g5_what_agents_take_without_servers_comes_once_and_in_order() -> Result<()> {

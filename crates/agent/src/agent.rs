@@ -16,7 +16,7 @@ use crate::logging::Logging;
 use crate::open_files::raise_open_files;
 use crate::reload::{self, Reloaded};
 use crate::reserved_port::ReservedPort;
-use crate::roles::{Role, RolePorts};
+use crate::roles::{NewTls, Role, RolePorts};
 use crate::service_manager::ServiceManager;
 use crate::token::{TokenError, TokenText, configured_token};
 use crate::wiring;
@@ -267,12 +267,23 @@ impl Agent {
                 return None;
             }
         };
+        let tls = match self.role.read_tls(&reloaded.config) {
+            Ok(tls) => tls,
+            Err(reason) => {
+                not_reloaded(&reason);
+                return None;
+            }
+        };
         let role = self.role.clone();
         Some(Box::pin(async move {
             let settings = wiring::settings(&reloaded.config);
             let settled = tokio::time::timeout(SETTINGS_WAIT_MAX, role.settle(settings));
             match settled.await {
-                Ok(Ok(())) => Some(Prepared { reloaded, token }),
+                Ok(Ok(())) => Some(Prepared {
+                    reloaded,
+                    token,
+                    tls,
+                }),
                 Ok(Err(reason)) => {
                     not_reloaded(&reason);
                     None
@@ -287,7 +298,11 @@ impl Agent {
 
     /// Ends a reload.
     fn take_over(&mut self, prepared: Prepared, server: HttpServer) -> HttpServer {
-        let Prepared { reloaded, token } = prepared;
+        let Prepared {
+            reloaded,
+            token,
+            tls,
+        } = prepared;
         let surface = |config: &Config| {
             (
                 config.http.clone(),
@@ -318,6 +333,9 @@ impl Agent {
         } else {
             server
         };
+        if let Some(tls) = tls {
+            tls.take_over();
+        }
         if let Some(logging) = &self.logging {
             logging.set_level(reloaded.config.log.level);
         }
@@ -338,6 +356,7 @@ type Preparing = Pin<Box<dyn Future<Output = Option<Prepared>> + Send>>;
 struct Prepared {
     reloaded: Reloaded,
     token: Option<TokenText>,
+    tls: Option<NewTls>,
 }
 
 /// Waits for a reload that is under way; for ever when there is none.

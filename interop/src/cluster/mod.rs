@@ -107,6 +107,22 @@ impl Cluster {
     /// # Errors
     /// When one does not start, or there may be no hosts.
     pub fn start(options: ClusterOptions) -> Result<Self> {
+        let agents = options.agents;
+        let mut cluster = Self::launch(options)?;
+        for server in &mut cluster.servers {
+            server.await_ready()?;
+        }
+        for _ in 0..agents {
+            cluster.start_agent()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts the servers alone, which need not have met yet.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn launch(options: ClusterOptions) -> Result<Self> {
         let hosts = options.servers + options.agents;
         let network = options.on_hosts.then(|| Network::new(hosts)).transpose()?;
         let entered = network.as_ref().map(Network::enter).transpose()?;
@@ -121,25 +137,34 @@ impl Cluster {
         for _ in 0..options.servers {
             cluster.launch_server(options.servers, data_dirs.next())?;
         }
-        for server in &mut cluster.servers {
-            server.await_ready()?;
-        }
-        for _ in 0..options.agents {
-            cluster.start_agent()?;
-        }
         Ok(cluster)
     }
 
     /// Starts one more server, which expects so many to form a cluster and knows those there are.
     /// It need not be ready yet.
     pub fn launch_server(&mut self, expects: usize, data_dir: Option<PathBuf>) -> Result<()> {
+        let name = format!("server-{}", self.servers.len());
+        self.launch_server_at(&name, expects, data_dir)
+    }
+
+    /// As [`Cluster::launch_server`], under a name of its own, with an empty data directory.
+    pub fn launch_server_named(&mut self, name: &str, expects: usize) -> Result<()> {
+        self.launch_server_at(name, expects, None)
+    }
+
+    fn launch_server_at(
+        &mut self,
+        name: &str,
+        expects: usize,
+        data_dir: Option<PathBuf>,
+    ) -> Result<()> {
         let number = self.servers.len();
         let mut arguments = vec![
             "--server".to_owned(),
             "--bootstrap-expect".to_owned(),
             expects.to_string(),
         ];
-        arguments.extend(self.names_and_ways(&format!("server-{number}")));
+        arguments.extend(self.names_and_ways(name));
         self.servers.push(Agent::launch(AgentOptions {
             config: self.config.clone(),
             data_dir,
@@ -151,16 +176,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts one more agent, which is told of the servers' peer addresses alone: where they serve HTTP
+    /// it finds out.
     fn start_agent(&mut self) -> Result<()> {
         let number = self.agents.len();
-        let servers: Vec<String> = self
-            .server_addresses()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
         self.agents.push(Agent::start_with(AgentOptions {
-            config: format!("{}[relay]\nservers = {servers:?}\n", self.config),
-            arguments: vec!["--node".to_owned(), format!("agent-{number}")],
+            config: self.config.clone(),
+            arguments: self.names_and_ways(&format!("agent-{number}")),
             host: self.host(self.servers.len() + number),
             ..AgentOptions::default()
         })?);

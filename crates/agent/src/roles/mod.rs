@@ -128,6 +128,20 @@ impl Role {
         }
     }
 
+    /// Reads the certificates of `config` anew, for connections between servers from then on; what is
+    /// returned does it. The error is a sentence.
+    pub(crate) fn read_tls(&self, config: &Config) -> Result<Option<NewTls>, String> {
+        let running = match self {
+            Role::Server(server) => server.tls(),
+            Role::Relay(relay) => relay.tls(),
+        };
+        let Some(running) = running.cloned() else {
+            return Ok(None);
+        };
+        let read = peers_tls(&config.peers).map_err(|error| crate::error_chain(&error))?;
+        Ok(read.map(|read| NewTls { running, read }))
+    }
+
     /// Lets others take over what they can, while requests still come.
     pub(crate) async fn hand_over(&self) {
         match self {
@@ -142,6 +156,18 @@ impl Role {
             Role::Server(server) => server.shutdown().await,
             Role::Relay(relay) => relay.shutdown().await,
         }
+    }
+}
+
+/// Certificates that were read and are not in use yet.
+pub(crate) struct NewTls {
+    running: PeersTls,
+    read: PeersTls,
+}
+
+impl NewTls {
+    pub(crate) fn take_over(&self) {
+        self.running.replace(&self.read);
     }
 }
 

@@ -18,6 +18,7 @@ const SPOOL_DIR: &str = "spool";
 #[derive(Clone)]
 pub(crate) struct Relay {
     relay: tidings_relay::Relay,
+    tls: Option<PeersTls>,
 }
 
 /// Whether an agent so configured is one of these.
@@ -43,13 +44,14 @@ impl Relay {
             .map_err(|source| StartError::Token { source })?
             .map(|file| file.token);
         let mut relay = relay_config(config, data_dir, token.as_ref());
-        relay.find = finder(&config.peers.join, peers_tls(&config.peers)?);
+        let tls = peers_tls(&config.peers)?;
+        relay.find = finder(&config.peers.join, tls.clone());
         let relay = tidings_relay::Relay::start(relay);
         let relay = relay.await.map_err(|source| StartError::Relay {
             path: data_dir.join(SPOOL_DIR),
             source: Box::new(source),
         })?;
-        Ok(Relay { relay })
+        Ok(Relay { relay, tls })
     }
 
     pub(crate) fn api_server(&self, config: ApiConfig, shared: &ApiShared) -> ApiServer {
@@ -62,6 +64,11 @@ impl Relay {
 
     pub(crate) fn company(&self) -> String {
         self.relay.company()
+    }
+
+    /// What it proves itself with to servers.
+    pub(crate) fn tls(&self) -> Option<&PeersTls> {
+        self.tls.as_ref()
     }
 
     /// Shows the servers this secret from now on; the error is a sentence.

@@ -2,7 +2,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use tidings_api::{ApiConfig, ApiServer, ApiShared};
-use tidings_raft::{OpenError, PeersConfig, PeersLimits, Replica, TcpTransport, stored_node_id};
+use tidings_raft::{
+    OpenError, PeersConfig, PeersLimits, PeersTls, Replica, TcpTransport, stored_node_id,
+};
 use tidings_timeline::Settings;
 use tokio::net::TcpListener;
 
@@ -19,6 +21,7 @@ const FIRST_NODE_ID: u64 = 1;
 #[derive(Clone)]
 pub(crate) struct Server {
     replica: Replica,
+    tls: Option<PeersTls>,
 }
 
 /// Takes the port at which other servers connect.
@@ -47,6 +50,7 @@ impl Server {
         let opened = Replica::open(wiring::replica(config, data_dir, node_id)).await;
         Ok(Server {
             replica: opened.map_err(failed)?,
+            tls: None,
         })
     }
 
@@ -77,9 +81,10 @@ impl Server {
         let listener = port.listen().map_err(unbound)?;
         let listener = TcpListener::from_std(listener).map_err(unbound)?;
         let advertise = advertised(config.peers.advertise.as_deref(), bound);
+        let tls = peers_tls(&config.peers)?;
         let peers = PeersConfig {
             transport: TcpTransport::shared(listener, &advertise),
-            tls: peers_tls(&config.peers)?,
+            tls: tls.clone(),
             http: advertised_http(config.http.advertise.as_deref(), http, &advertise),
             advertise,
             standby: config.server.standby,
@@ -98,11 +103,17 @@ impl Server {
         let opened = Replica::open_with_peers(replica, peers).await;
         Ok(Server {
             replica: opened.map_err(failed)?,
+            tls,
         })
     }
 
     pub(crate) fn api_server(&self, config: ApiConfig, shared: &ApiShared) -> ApiServer {
         ApiServer::new_sharing(self.replica.clone(), config, shared)
+    }
+
+    /// What it and the other servers prove themselves with.
+    pub(crate) fn tls(&self) -> Option<&PeersTls> {
+        self.tls.as_ref()
     }
 
     pub(crate) fn waits_for(&self) -> Option<String> {

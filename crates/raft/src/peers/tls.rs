@@ -4,6 +4,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use tokio_rustls::{
     TlsAcceptor, TlsConnector,
     rustls::{
@@ -31,8 +32,15 @@ use super::transport::PeerStream;
 /// whatever name the certificate bears. So it should sign for servers, and for agents that look for
 /// servers, and for nobody else; certificates need the uses *server* and *client authentication*.
 /// Names are not compared: servers are known by the numbers in their data directories, and may move.
+///
+/// A handle: clones are the same, and [`PeersTls::replace`] changes all of them.
 #[derive(Clone)]
 pub struct PeersTls {
+    ends: Arc<ArcSwap<Ends>>,
+}
+
+/// What both ends of a connection use.
+struct Ends {
     accept: TlsAcceptor,
     connect: TlsConnector,
 }
@@ -133,23 +141,33 @@ impl PeersTls {
             .with_custom_certificate_verifier(Arc::new(AnyName(of_servers)))
             .with_client_auth_cert(cert, key)
             .map_err(TlsError::Pair)?;
-        Ok(PeersTls {
+        let ends = Ends {
             accept: TlsAcceptor::from(Arc::new(accept)),
             connect: TlsConnector::from(Arc::new(connect)),
+        };
+        Ok(PeersTls {
+            ends: Arc::new(ArcSwap::from_pointee(ends)),
         })
+    }
+
+    /// Uses what `other` has for every connection from now on. Those that there are go on.
+    pub fn replace(&self, other: &PeersTls) {
+        self.ends.store(other.ends.load_full());
     }
 
     /// Begins as the side that has dialled.
     pub(crate) async fn connect(&self, stream: PeerStream) -> io::Result<PeerStream> {
         let stream = tokio::io::join(stream.reader, stream.writer);
-        let stream = self.connect.connect(unnamed(), stream).await?;
+        let connect = self.ends.load().connect.clone();
+        let stream = connect.connect(unnamed(), stream).await?;
         Ok(PeerStream::whole(stream))
     }
 
     /// Begins as the side that was dialled.
     pub(crate) async fn accept(&self, stream: PeerStream) -> io::Result<PeerStream> {
         let stream = tokio::io::join(stream.reader, stream.writer);
-        Ok(PeerStream::whole(self.accept.accept(stream).await?))
+        let accept = self.ends.load().accept.clone();
+        Ok(PeerStream::whole(accept.accept(stream).await?))
     }
 }
 
