@@ -122,6 +122,33 @@ async fn a_power_cut_while_a_segment_is_sealed_is_no_damage() {
     }
 }
 
+/// A power cut while retention removes segments leaves none of them without its index alone.
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_while_segments_are_removed_is_no_damage() {
+    for seed in 0..SEEDS {
+        simulated::begin(seed);
+        let disk = Disk::new("a", 64 << 20);
+        let mut history = open_history("a-1", &disk);
+        let mut timeline = StateMachine::new(Settings::default());
+        for _ in 0..4 {
+            append(&mut history, &mut timeline, 5);
+            history.seal().unwrap().unwrap().complete().unwrap();
+        }
+        disk.cut_after(seed % 16 + 1);
+        let _ = history.retain(Index(16));
+
+        let disk = disk.after_power_cut();
+        world::mount("a-2", &disk);
+        let config = HistoryConfig {
+            verify: VerifyOnStart::All,
+            durable_to: Some(Index(20)),
+        };
+        let opened = History::open(Path::new("/a-2/history"), config);
+        assert!(opened.is_ok(), "seed {seed}: {opened:?}");
+        simulated::end();
+    }
+}
+
 /// Of a start that failed to take the end off an index, the next one knows nothing: it takes it off
 /// once more, though it looks as if it were done.
 #[tokio::test(start_paused = true)]

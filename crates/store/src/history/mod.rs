@@ -704,9 +704,11 @@ impl History {
     }
 }
 
-/// Unlinks a segment, its lines first: an index without lines is known for a leftover.
+/// Unlinks a segment, its lines first: an index without lines is known for a leftover. Lines without
+/// an index would be damage, so their end is on the disk before.
 fn remove_segment_files(dir: &Path, first: u64) -> Result<(), StoreError> {
     disk::remove_file(&dir.join(DiskName::HistoryLines(first).file_name()))?;
+    disk::sync_dir(dir)?;
     disk::remove_file(&dir.join(DiskName::HistoryIndex(first).file_name()))
 }
 
