@@ -86,6 +86,17 @@ impl Cluster {
         servers
     }
 
+    /// Starts those that are out and have ended, so that they say why they do not start.
+    pub fn start_removed(&self) {
+        for server in self.servers() {
+            let may_be_gone = server.wishes.removal_asked.load(Ordering::Relaxed);
+            let says_so = outsider(&server).is_ok();
+            if may_be_gone && server.is_idle() && !says_so {
+                server.start();
+            }
+        }
+    }
+
     /// Begins work at one of the servers; `false` while there is some: at most one is damaged or on its
     /// way out at a time.
     pub fn begin_operation(&self) -> bool {

@@ -1,11 +1,12 @@
 //! One run, from its seed to what is wrong with it.
 
+use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tidings_host::simulated::{self, Rng, world};
-use tokio::runtime::{Builder, RngSeed, UnhandledPanic};
+use tokio::runtime::{Builder, RngSeed};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
@@ -42,23 +43,65 @@ pub struct Outcome {
     pub violations: Vec<Violation>,
 }
 
+/// How often it is looked whether something has panicked.
+const PANIC_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+thread_local! {
+    /// What panicked on this thread first, since somebody looked.
+    static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Has panics noted, in whichever task, beside being told as usual.
+fn note_panics() {
+    static NOTED: Once = Once::new();
+    NOTED.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICKED.with_borrow_mut(|first| _ = first.get_or_insert_with(|| info.to_string()));
+            usual(info);
+        }));
+    });
+}
+
+/// Returns once something has panicked, with what it said.
+async fn panicked() -> String {
+    loop {
+        if let Some(what) = PANICKED.take() {
+            return what;
+        }
+        time::sleep(PANIC_LOOK_INTERVAL).await;
+    }
+}
+
 /// Runs a scenario on this thread.
 #[must_use]
 pub fn run(scenario: &Scenario, trace: &Trace) -> Outcome {
+    note_panics();
+    PANICKED.take();
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .rng_seed(RngSeed::from_bytes(&scenario.seed.to_le_bytes()))
-        .unhandled_panic(UnhandledPanic::ShutdownRuntime)
         .build()
         .expect("a runtime");
     let ran = panic::catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(run_here(scenario.clone(), trace.clone()))
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                what = panicked() => Err(what),
+                outcome = run_here(scenario.clone(), trace.clone()) => Ok(outcome),
+            }
+        })
     }));
     // Tasks that end now still find their disks.
     let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(runtime)));
     simulated::end();
-    ran.unwrap_or_else(|_| Outcome {
+    let what = match ran {
+        Ok(Ok(outcome)) => return outcome,
+        Ok(Err(what)) => what,
+        Err(_) => PANICKED.take().unwrap_or_default(),
+    };
+    Outcome {
         seed: scenario.seed,
         digest: trace.digest(),
         events: trace.events(),
@@ -69,9 +112,9 @@ pub fn run(scenario: &Scenario, trace: &Trace) -> Outcome {
         violations: vec![Violation {
             promise: "panic",
             at: Duration::ZERO,
-            what: "something panicked; see above".to_owned(),
+            what,
         }],
-    })
+    }
 }
 
 async fn run_here(scenario: Scenario, trace: Trace) -> Outcome {
@@ -162,6 +205,7 @@ async fn rest(cluster: &Arc<Cluster>, mut programs: JoinSet<()>) -> Result<(), S
     let answered = answered.await.is_ok();
     let mut calm = 0;
     loop {
+        cluster.start_removed();
         let unrest = match cluster.unrest() {
             Some(unrest) => Some(unrest),
             None if !answered => return Err("somebody still waits for an answer".to_owned()),

@@ -9,8 +9,8 @@ use tidings_event::Timestamp;
 use tidings_host::net::TcpListener;
 use tidings_host::simulated::{Disk, Mutex, world};
 use tidings_raft::{
-    DiskLimits, PeersConfig, PeersLimits, QueueLimits, Replica, ReplicaConfig, TcpTransport,
-    VerifyHistory, set_aside,
+    DiskLimits, OpenError, PeersConfig, PeersLimits, QueueLimits, Replica, ReplicaConfig,
+    TcpTransport, VerifyHistory, set_aside,
 };
 use tidings_timeline::BrokerConfig;
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use crate::trace::{Trace, note};
 const STOP_WAIT_MAX: Duration = Duration::from_secs(90);
 /// What is left of a server that was cut off is gone after this: no two lives of it overlap.
 const DOWN_MIN: Duration = Duration::from_millis(200);
-/// How often a rebuild is begun anew after power cuts in the middle of it.
+/// How often a rebuild is tried where the disk stands in the way.
 const REBUILDS_MAX: u32 = 5;
 
 /// How a server's life ends.
@@ -206,32 +206,35 @@ impl Server {
         true
     }
 
-    /// Sets its damaged files aside, as a person does who runs `tidings rebuild`. It must be idle.
+    /// Sets its damaged files aside, as a person does who runs `tidings rebuild`, once more when the
+    /// disk stands in the way. It must be idle.
     pub fn rebuild(&self) -> Result<(), String> {
         let mount = format!("{}-rebuild", self.name);
         let mut attempts = 0;
-        let aside = loop {
+        let moved = loop {
             attempts += 1;
             let disk = self.disk();
             world::mount(&mount, &disk);
             let aside = set_aside(Path::new(&format!("/{mount}/data")));
             world::unmount(&mount);
-            let cut = disk.is_dead();
-            let next = match cut {
+            let next = match disk.is_dead() {
                 true => disk.after_power_cut(),
                 false => disk.after_kill(),
             };
             self.state.lock().disk = next;
-            if !cut || attempts == REBUILDS_MAX {
-                break aside;
+            match aside {
+                Ok(aside) => break aside.moved,
+                // The attempt before had come that far.
+                Err(OpenError::NothingToSetAside { .. }) if attempts > 1 => break Vec::new(),
+                Err(error) if attempts == REBUILDS_MAX => return Err(chain(&error)),
+                Err(_) => {}
             }
         };
-        let aside = aside.map_err(|error| chain(&error))?;
         note!(
             self.trace,
             "{} is rebuilt: {:?} are set aside",
             self.name,
-            aside.moved
+            moved
         );
         Ok(())
     }
