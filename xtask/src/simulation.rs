@@ -24,6 +24,14 @@ fn cargo_in(workspace: &Workspace, folder: &Path, command: &str) -> Command {
     // Where cargo looks for its configuration, which makes chance that of the seed.
     cargo.current_dir(folder);
     cargo.arg("--target-dir").arg(workspace.target("sim"));
+    // What the cargo that runs this program says of it makes build scripts run again, and all that
+    // stands on them.
+    for (name, _) in std::env::vars_os() {
+        let says = name.to_string_lossy();
+        if says.starts_with("CARGO_PKG_") || says.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
 }
 
