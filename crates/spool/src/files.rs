@@ -177,6 +177,12 @@ impl Files {
             let Some((segment, unacknowledged, cut)) = scanned else {
                 continue;
             };
+            // Nothing was ever in it, and it must not look like the last one before a hole.
+            if segment.last < segment.first && next.is_some() {
+                let path = segment_path(directory, first);
+                fs::remove_file(&path).map_err(at(&path))?;
+                continue;
+            }
             found.cut += cut;
             found.bytes += unacknowledged;
             let before = segments.last().map(|before| before.last + 1);
@@ -256,16 +262,17 @@ impl Files {
         // Only the newest is flushed later on.
         self.flush()?;
         self.newest = None;
-        self.segments
-            .retain(|segment| segment.last >= segment.first);
         let path = segment_path(&self.directory, first);
+        if let Some(empty) = self.segments.pop_if(|segment| segment.last < segment.first) {
+            fs::remove_file(segment_path(&self.directory, empty.first))?;
+        }
         let file = OpenOptions::new()
             .create(true)
             .write(true)
             .truncate(true)
             .open(&path)?;
         file.write_all_at(&record::head(first), 0)?;
-        sender::sync_directory_of(&path)?;
+        sender::sync_directory_of(&path).map_err(WriteError::Flush)?;
         self.newest = Some(file);
         self.segments.push(Segment {
             first,
@@ -289,7 +296,7 @@ impl Files {
     }
 
     /// Removes what the timeline has, up to a position.
-    pub(crate) fn acknowledge(&mut self, position: u64) -> io::Result<()> {
+    pub(crate) fn acknowledge(&mut self, position: u64) -> Result<(), WriteError> {
         write_acknowledged(&self.directory.join("acknowledged"), position)?;
         while let Some(oldest) = self.segments.first() {
             let is_newest = self.segments.len() == 1;
@@ -302,10 +309,9 @@ impl Files {
             self.segments.remove(0);
             if is_newest {
                 self.newest = None;
-            } else {
-                // None may be gone while one before it is there again.
-                sender::sync_directory_of(&path)?;
             }
+            // None may be gone, or begun, while one before it is there again.
+            sender::sync_directory_of(&path).map_err(WriteError::Flush)?;
         }
         Ok(())
     }
@@ -441,14 +447,10 @@ fn read_acknowledged(path: &Path) -> u64 {
     }
 }
 
-/// Writes a file as it was read, and a mark behind it; what stood there is cut off.
+/// Writes a file as it was read, and a mark behind it; what stood there is cut off. Beside the one that
+/// is there: a power cut may tear what is written over.
 fn write_again(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).open(path)?;
-    file.set_len(bytes.len() as u64)?;
-    file.write_all_at(bytes, 0)?;
-    file.sync_all()?;
-    file.write_all_at(&record::mark(), bytes.len() as u64)?;
-    file.sync_all()
+    sender::replace(path, &[bytes, &record::mark()].concat())
 }
 
 fn write_acknowledged(path: &Path, position: u64) -> io::Result<File> {
@@ -590,5 +592,36 @@ mod tests {
         std::fs::remove_file(segment_path(path, gone)).unwrap();
         let (_, found) = open(path).unwrap();
         assert_eq!(found.holes, [(gone, end)]);
+    }
+
+    #[test]
+    fn an_empty_file_that_was_left_is_not_the_edge_of_a_hole() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut files, _) = open(directory.path()).unwrap();
+        files.append(9, &lines(9, 10)).unwrap();
+        files.flush().unwrap();
+        drop(files);
+        std::fs::write(segment_path(directory.path(), 4), record::head(4)).unwrap();
+        let (files, found) = open(directory.path()).unwrap();
+        assert_eq!(found.holes, []);
+        // What was before the oldest record was removed because the timeline had it.
+        assert_eq!((found.acknowledged, found.last), (8, 10));
+        drop(files);
+        assert!(!segment_path(directory.path(), 4).exists());
+    }
+
+    #[test]
+    fn a_file_that_a_start_left_empty_goes_with_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut files, _) = open(directory.path()).unwrap();
+        files.begin(5).unwrap();
+        drop(files);
+        let (mut files, _) = open(directory.path()).unwrap();
+        files.append(8, &lines(8, 8)).unwrap();
+        files.flush().unwrap();
+        drop(files);
+        assert!(!segment_path(directory.path(), 5).exists());
+        let (_, found) = open(directory.path()).unwrap();
+        assert_eq!((found.holes, found.last), (Vec::new(), 8));
     }
 }

@@ -178,6 +178,10 @@ impl Writer {
         if position > self.acknowledged {
             match self.files.acknowledge(position) {
                 Ok(()) => self.acknowledged = position,
+                Err(error @ WriteError::Flush(_)) => {
+                    self.broken = true;
+                    self.fail(error.to_string());
+                }
                 // It is only sent again; tried with the next.
                 Err(error) => {
                     tracing::warn!(%error, "the spool cannot note how far the timeline is");
