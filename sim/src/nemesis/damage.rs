@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_host::simulated::{Disk, Rng};
+use tidings_raft::MemberRole;
 use tokio::time::{self, Instant};
 
 use crate::cluster::Cluster;
@@ -15,23 +16,22 @@ use crate::server::{Server, Status, Stop};
 use crate::trace::note;
 use crate::workload::follower;
 
-/// Servers that there must be beside the one that is damaged.
-const OTHERS_MIN: usize = 2;
 /// How long a server may take to end, or to begin, before it is left to itself.
 const CHANGE_WAIT_MAX: Duration = Duration::from_secs(100);
 /// How long a rebuilt one may take to have everything again before something else is damaged.
 const REBUILD_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked how things are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Errors that say nothing of what is on the disk: it is full, or dies.
+const PASSING: [&str; 2] = ["os error 28", "os error 5)"];
 /// What a refusal of damaged files speaks of.
 const TELLING: [&str; 3] = ["damaged", "missing", "tidings rebuild"];
 
 /// Flips a bit of a file of `server`, while it runs or not, and rebuilds it when it says so.
 pub(super) fn strike(cluster: &Arc<Cluster>, server: Arc<Server>, mut rng: Rng) {
-    let mut others = cluster.wanted();
-    let is_wanted = others.iter().any(|other| other.name == server.name);
-    others.retain(|other| other.name != server.name && other.was_member());
-    if !is_wanted || !server.was_member() || others.len() < OTHERS_MIN {
+    let wanted = cluster.wanted();
+    let is_wanted = wanted.iter().any(|other| other.name == server.name);
+    if !is_wanted || !server.was_member() || !spares(cluster, &server) {
         return;
     }
     if !cluster.begin_operation() {
@@ -42,6 +42,18 @@ pub(super) fn strike(cluster: &Arc<Cluster>, server: Arc<Server>, mut rng: Rng) 
         damage(&cluster, &server, &mut rng).await;
         cluster.end_operation();
     });
+}
+
+/// Whether a majority of those that vote is left without this one: it is needed to take it in again.
+fn spares(cluster: &Cluster, server: &Server) -> bool {
+    let members = cluster.members().unwrap_or_default();
+    let voters = members
+        .iter()
+        .filter(|(_, role)| **role == MemberRole::Voter);
+    let voters: Vec<u64> = voters.map(|(&id, _)| id).collect();
+    let gone = server.node_id();
+    let left = voters.iter().filter(|&&id| Some(id) != gone).count();
+    left > voters.len() / 2
 }
 
 async fn damage(cluster: &Arc<Cluster>, server: &Arc<Server>, rng: &mut Rng) {
@@ -99,11 +111,17 @@ async fn damage(cluster: &Arc<Cluster>, server: &Arc<Server>, rng: &mut Rng) {
     rebuild(cluster, server).await;
 }
 
-/// Why the server does not start. One that ended is started.
+/// Whether somebody who has no room, or whose disk failed just now, only has to be asked again.
+fn passes(reason: &str) -> bool {
+    PASSING.iter().any(|error| reason.contains(error))
+}
+
+/// Why the server does not start. One that ended is started, and so is one that says nothing of what it
+/// holds.
 fn refusal(server: &Arc<Server>) -> Option<String> {
     match server.status() {
-        Status::Refuses(reason) => Some(reason),
-        Status::Down => {
+        Status::Refuses(reason) if !passes(&reason) => Some(reason),
+        Status::Refuses(_) | Status::Down => {
             server.start();
             None
         }
@@ -116,7 +134,20 @@ async fn rebuild(cluster: &Arc<Cluster>, server: &Arc<Server>) {
     if !server.idle_within(CHANGE_WAIT_MAX).await {
         return;
     }
-    if let Err(what) = server.rebuild() {
+    let give_up = Instant::now() + CHANGE_WAIT_MAX;
+    let mut was_tried = false;
+    let rebuilt = loop {
+        match server.rebuild() {
+            Err(what) if passes(&what) && Instant::now() < give_up => {
+                was_tried = true;
+                time::sleep(LOOK_INTERVAL).await;
+            }
+            // The attempt before had come that far.
+            Err(what) if was_tried && what.contains("nothing to set aside") => break Ok(()),
+            rebuilt => break rebuilt,
+        }
+    };
+    if let Err(what) = rebuilt {
         let what = format!("{} is not rebuilt: {what}", server.name);
         cluster.evidence().violate("damage", what);
         return;
