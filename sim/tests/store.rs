@@ -8,7 +8,8 @@ use tidings_event::{Index, Limits, NewEvent, Timestamp};
 use tidings_host::fs;
 use tidings_host::simulated::{self, Disk, world};
 use tidings_store::{
-    History, HistoryConfig, LogRecord, RaftLog, RaftLogConfig, StoreError, VerifyOnStart,
+    History, HistoryConfig, Incoming, IncomingFile, LogRecord, Missing, RaftLog, RaftLogConfig,
+    SnapshotOffer, StoreError, VerifyOnStart,
 };
 use tidings_timeline::{Applied, Batch, CommandGroup, Settings, Stamper, StateMachine};
 
@@ -247,4 +248,38 @@ async fn a_folder_that_a_power_cut_loses_takes_what_is_in_it_along() {
         simulated::end();
     }
     assert!(lost > 0 && kept > 0, "{lost} lost, {kept} kept");
+}
+
+/// What another server sent and a flush did not bring to the disk is fetched once more: it reads well,
+/// and a second flush would say that it is there.
+#[tokio::test(start_paused = true)]
+async fn a_piece_of_a_snapshot_whose_flush_failed_is_not_believed() {
+    simulated::begin(1);
+    let disk = Disk::new("a", 64 << 20);
+    let mut history = open_history("a-1", &disk);
+    append(&mut history, &mut StateMachine::new(Settings::default()), 9);
+    let pinned = history.pin(Index(9));
+    let segments = pinned.digests().unwrap();
+    let lines = pinned
+        .read(Index(1), 0, segments[0].bytes as usize)
+        .unwrap();
+
+    let disk = Disk::new("b", 64 << 20);
+    world::mount("b-1", &disk);
+    let mut incoming = Incoming::new(Path::new("/b-1/data"));
+    let offer = SnapshotOffer {
+        state_bytes: 1,
+        state_crc: 0,
+        frame: Index(9),
+        segments,
+    };
+    let file = IncomingFile::Segment(Index(1));
+    let missing = |found: &[Missing]| found.iter().any(|m| m.file == file && m.from == 0);
+    assert!(missing(&incoming.begin(offer.clone()).unwrap()));
+    disk.set_faults(|faults| faults.fail_next_sync = true);
+    incoming.write(file, 0, &lines).unwrap_err();
+    assert!(missing(&incoming.begin(offer.clone()).unwrap()));
+    assert!(incoming.write(file, 0, &lines).unwrap());
+    assert!(!missing(&incoming.begin(offer).unwrap()));
+    simulated::end();
 }

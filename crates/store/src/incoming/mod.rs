@@ -344,16 +344,22 @@ impl Incoming {
                 }
             }
         };
-        if let Err(IncomingError::Content { .. }) = checked {
-            disk::remove_file(&path)?;
-            if let Some(part) = self.missing.get_mut(&file) {
-                part.bytes = 0;
-                part.file = None;
-            }
-        } else if checked.is_ok() {
+        if checked.is_ok() {
             self.missing.remove(&file);
+            return checked;
         }
-        checked
+        // Not what was offered; or what was read well may not be on the disk, and never will be: a flush
+        // that failed is not made good by the next.
+        if let Some(part) = self.missing.get_mut(&file) {
+            part.bytes = 0;
+            part.file = None;
+        }
+        match disk::remove_file(&path) {
+            Err(error) if matches!(checked, Err(IncomingError::Content { .. })) => {
+                Err(error.into())
+            }
+            _ => checked,
+        }
     }
 
     /// Reads every line, makes the index of them, and compares it with what was offered.
