@@ -1,7 +1,6 @@
 //! The files of segments: found, checked, opened and created.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -9,7 +8,7 @@ use tidings_event::{Index, Timestamp};
 use tidings_host::fs::{self, File, FileExt as _, OpenOptions, OpenOptionsExt as _};
 use tracing::warn;
 
-use super::index_file::{self, FOOTER_BYTES, Footer, INDEX_HEAD_BYTES, encode_head, index_bytes};
+use super::index_file::{self, FOOTER_BYTES, Footer, INDEX_HEAD_BYTES, encode_head};
 use super::reader::{Active, Sealed};
 use super::recovery::Recovered;
 use super::{HistoryCut, VerifyOnStart, recovery};
@@ -250,14 +249,14 @@ pub(crate) fn open_active(
     check_durable(pair, &recovered, durable_to, dir)?;
     let lines = disk::open_existing(&pair.lines)?;
     let modified = lines.metadata().and_then(|metadata| metadata.modified());
-    let index_end = index_bytes(recovered.entries.len());
-    // Without a footer first: a sealed segment is never shorter than its footer says, and the lines
-    // are about to be cut and written again.
-    match disk::open_existing(&pair.index) {
-        Ok(index) => cut_to(&index, index_end).map_err(StoreError::io("cut", &pair.index))?,
-        Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
+    // In a file of its own, durable, before the lines are cut and written again: what a flush that failed
+    // left of the old one is not known, and a sealed segment is never shorter than its footer says.
+    let mut bytes = encode_head(pair.first).to_vec();
+    recovered
+        .entries
+        .iter()
+        .for_each(|entry| entry.encode(&mut bytes));
+    disk::replace(&pair.index, &[&bytes])?;
     let mut cut = None;
     if let Some(what) = recovered.fault {
         warn!(path = %pair.lines.display(), offset = recovered.bytes, what, "the end of the history was cut off, to be applied again");
@@ -272,18 +271,7 @@ pub(crate) fn open_active(
         });
     }
     let reindexed = recovered.entries.len() - recovered.indexed;
-    if reindexed > 0 || (recovered.indexed == 0 && !has_head(&pair.index, pair.first)) {
-        let mut bytes = encode_head(pair.first).to_vec();
-        recovered
-            .entries
-            .iter()
-            .for_each(|entry| entry.encode(&mut bytes));
-        disk::replace(&pair.index, &[&bytes])?;
-    }
     let index = disk::open_existing(&pair.index)?;
-    index
-        .set_len(index_end)
-        .map_err(StoreError::io("cut", &pair.index))?;
     let first_time = recovered.first_time.unwrap_or_default();
     let active = Active {
         first: pair.first,
@@ -299,21 +287,6 @@ pub(crate) fn open_active(
         cut,
         reindexed,
     })
-}
-
-/// Takes off, durably, what lies behind `end`.
-///
-/// Also where the file is that short already: that may be so in memory alone. Of a flush that failed
-/// the system forgets what it did not write, and only what is done once more is written again.
-fn cut_to(file: &File, end: u64) -> std::io::Result<()> {
-    let end = file.metadata()?.len().min(end);
-    file.set_len(end + 1)?;
-    file.set_len(end)?;
-    file.sync_all()
-}
-
-fn has_head(path: &Path, first: u64) -> bool {
-    fs::read(path).is_ok_and(|bytes| index_file::check_head(&bytes, first).is_ok())
 }
 
 fn from_system_time(time: SystemTime) -> Timestamp {
