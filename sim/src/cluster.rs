@@ -69,6 +69,9 @@ impl Cluster {
         let server = Server::new(name, &self.scenario, (0, join), &self.trace);
         server.wishes.standby.store(standby, Ordering::Relaxed);
         servers.push(server.clone());
+        for agent in &self.agents {
+            agent.learn(name);
+        }
         Some(server)
     }
 

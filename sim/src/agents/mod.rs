@@ -15,7 +15,7 @@ use tidings_spool::{Outbox, Reach, SpoolConfig};
 use tokio::sync::watch;
 use tokio::time;
 
-use self::uplink::Uplink;
+use self::uplink::{Known, Uplink};
 use crate::server::{Status, Stop, chain};
 use crate::trace::{Trace, note};
 
@@ -59,7 +59,7 @@ impl Agents {
 pub(crate) struct Agent {
     pub name: String,
     limits: Agents,
-    servers: Vec<String>,
+    servers: Known,
     clock_micros: Arc<AtomicI64>,
     trace: Trace,
     state: Mutex<State>,
@@ -91,11 +91,16 @@ impl Handle {
 }
 
 impl Agent {
+    /// Learns of a server.
+    pub fn learn(&self, server: &str) {
+        self.servers.lock().push(server.to_owned());
+    }
+
     pub fn new(name: &str, limits: &Agents, servers: &[String], trace: &Trace) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
             limits: limits.clone(),
-            servers: servers.to_vec(),
+            servers: Arc::new(Mutex::new(servers.to_vec())),
             clock_micros: Arc::new(AtomicI64::new(0)),
             trace: trace.clone(),
             state: Mutex::new(State {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidings_event::Index;
 use tidings_host::net::dial;
-use tidings_host::simulated::world;
+use tidings_host::simulated::{Mutex, world};
 use tidings_spool::{Answer, Answers, Ended, NoServer, Numbers, Sending, Upstream};
 use tidings_timeline::Outcome;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -39,10 +39,13 @@ const PASSING_CODES: [&str; 5] = [
     "outcome_unknown",
 ];
 
+/// The names of the servers that an agent knows: it learns of those that come.
+pub(crate) type Known = Arc<Mutex<Vec<String>>>;
+
 /// The servers, as one agent knows them.
 pub(crate) struct Uplink {
     agent: String,
-    servers: Arc<[String]>,
+    servers: Known,
     /// The one that is asked.
     at: Arc<AtomicUsize>,
     trace: Trace,
@@ -56,11 +59,11 @@ pub(crate) struct Answered {
 }
 
 impl Uplink {
-    pub fn new(agent: &str, servers: &[String], trace: &Trace) -> Self {
+    pub fn new(agent: &str, servers: &Known, trace: &Trace) -> Self {
         Self {
             agent: agent.to_owned(),
-            servers: servers.into(),
-            at: Arc::new(AtomicUsize::new(world::random() as usize % servers.len())),
+            servers: servers.clone(),
+            at: Arc::new(AtomicUsize::new(world::random() as usize)),
             trace: trace.clone(),
         }
     }
@@ -115,7 +118,7 @@ impl Drop for Answered {
 
 struct Pipeline {
     agent: String,
-    servers: Arc<[String]>,
+    servers: Known,
     at: Arc<AtomicUsize>,
     /// `first` is that of the oldest that is not answered.
     numbers: Numbers,
@@ -138,7 +141,10 @@ impl Pipeline {
             }
             let before = self.numbers.first;
             let at = self.at.load(Ordering::Relaxed);
-            let server = self.servers[at % self.servers.len()].clone();
+            let server = {
+                let servers = self.servers.lock();
+                servers[at % servers.len()].clone()
+            };
             let Err(error) = self.connection(&front::address_of(&server)).await else {
                 continue;
             };

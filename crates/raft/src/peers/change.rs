@@ -108,6 +108,14 @@ impl Leadership {
         })
     }
 
+    /// Whether voters are being changed: a set of them is there beside the one that it becomes.
+    pub fn is_between_voters(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        membership.get_joint_config().len() > 1
+    }
+
     /// Waits for the first words of others: a server that has just begun to lead has heard nobody, which
     /// says nothing of them.
     async fn hear(&self, enough: impl Fn(&Roll) -> bool) {

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use openraft::{ChangeMembers, Raft, ReadPolicy};
 use tidings_timeline::{CommandGroup, Settings, TimelineId};
@@ -48,6 +48,7 @@ impl Lead {
                 self.found().await;
                 self.settle().await;
             }
+            self.finish_change().await;
             self.promote().await;
             self.record_moves().await;
         }
@@ -91,6 +92,20 @@ impl Lead {
             answer,
         };
         self.queue.push(group).await.is_ok() && matches!(answered.await, Ok(Ok(_)))
+    }
+
+    /// Does the second step of a change of voters whose first step is all that there is: whoever began
+    /// it leads no more, or has waited too long. Until then majorities of both sets are needed.
+    async fn finish_change(&self) {
+        if !self.leadership.is_between_voters() {
+            return;
+        }
+        // Goes on from the newer set, to which nothing is added.
+        let nothing = ChangeMembers::AddVoterIds(BTreeSet::new());
+        match self.leadership.carry_out(nothing).await {
+            Ok(()) => tracing::info!("a change of voters that was left in the middle is done"),
+            Err(changed) => tracing::debug!(?changed, "a change of voters is not done yet"),
+        }
     }
 
     /// Gives the vote to servers that have the log, and lets them take the place of those that they
