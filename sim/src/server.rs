@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use tidings_event::Timestamp;
+use tidings_host::fs;
 use tidings_host::net::TcpListener;
 use tidings_host::simulated::{Disk, Mutex, world};
 use tidings_raft::{
@@ -216,6 +217,10 @@ impl Server {
             let disk = self.disk();
             world::mount(&mount, &disk);
             let aside = set_aside(Path::new(&format!("/{mount}/data")));
+            if let Ok(aside) = &aside {
+                // Who looks at them has another disk; on this one they are in the way.
+                let _ = fs::remove_dir_all(&aside.folder);
+            }
             world::unmount(&mount);
             let next = match disk.is_dead() {
                 true => disk.after_power_cut(),

@@ -56,7 +56,7 @@ impl StandingWatch {
             }
             // As it was before the question: of an admission that comes while the answers do, some of
             // them know nothing yet.
-            let was_admitted = self.was_admitted().await;
+            let was_admitted = self.formation.was_member() || self.was_admitted().await;
             let others: Vec<u64> = me.others().into_keys().collect();
             let answers = join_all(others.iter().map(|&id| self.ask(id))).await;
             if answers
@@ -82,8 +82,9 @@ impl StandingWatch {
         asked.await.map_err(|error: CallError| error.to_string())
     }
 
-    /// Whether this server was ever a member for good. An admission that only stands in its log goes
-    /// with the leader that wrote it: the next one knows nothing of it, and nobody was removed.
+    /// Whether this server is a member for good, as far as its log goes; that may have lost it since it
+    /// was noted. An admission that only stands in its log goes with the leader that wrote it: the next
+    /// one knows nothing of it, and nobody was removed.
     async fn was_admitted(&self) -> bool {
         let id = self.links.me().server.id;
         let admitted = self.raft.with_raft_state(move |state| {
