@@ -356,6 +356,8 @@ impl Server {
         };
         time::sleep(DOWN_MIN).await;
         world::unmount(mount);
+        // Somebody may have made room meanwhile.
+        next.set_capacity(disk.capacity());
         self.state.lock().disk = next;
     }
 

@@ -255,6 +255,8 @@ impl Agent {
         };
         time::sleep(DOWN_MIN).await;
         world::unmount(mount);
+        // Somebody may have made room meanwhile.
+        next.set_capacity(disk.capacity());
         self.state.lock().disk = next;
     }
 

@@ -136,6 +136,11 @@ impl Disk {
         self.state.lock().capacity = bytes;
     }
 
+    /// How many bytes fit.
+    pub fn capacity(&self) -> u64 {
+        self.state.lock().capacity
+    }
+
     /// Bytes of all files.
     #[must_use]
     pub fn used(&self) -> u64 {
