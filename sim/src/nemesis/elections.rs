@@ -49,7 +49,7 @@ pub(super) fn overthrow(cluster: &Arc<Cluster>, mut rng: Rng) {
             "nemesis: {} is cut off, and {names:?} lose power, while they vote: {early}",
             old.name
         );
-        cut(&[old.clone()], &all);
+        cut(std::slice::from_ref(&old), &all);
         if early {
             for voter in &voters {
                 voter.disk().cut_after(rng.within(1..10));
