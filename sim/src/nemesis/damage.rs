@@ -45,14 +45,17 @@ pub(super) fn strike(cluster: &Arc<Cluster>, server: Arc<Server>, mut rng: Rng) 
 }
 
 /// Whether a majority of those that vote is left without this one: it is needed to take it in again.
+/// Votes of numbers that nobody has any more are lost already.
 fn spares(cluster: &Cluster, server: &Server) -> bool {
     let members = cluster.members().unwrap_or_default();
     let voters = members
         .iter()
         .filter(|(_, role)| **role == MemberRole::Voter);
     let voters: Vec<u64> = voters.map(|(&id, _)| id).collect();
-    let gone = server.node_id();
-    let left = voters.iter().filter(|&&id| Some(id) != gone).count();
+    let others = cluster.servers().into_iter();
+    let others = others.filter(|other| other.name != server.name);
+    let there: Vec<u64> = others.filter_map(|other| other.node_id()).collect();
+    let left = voters.iter().filter(|id| there.contains(id)).count();
     left > voters.len() / 2
 }
 
