@@ -278,7 +278,8 @@ async fn heal(cluster: &Arc<Cluster>) {
     world::net().heal();
     for server in cluster.servers() {
         let disk = server.disk();
-        disk.set_capacity(cluster.scenario.disk_bytes);
+        // Somebody makes room: for what is there, and once more for what a server is sent.
+        disk.set_capacity(2 * cluster.scenario.disk_bytes);
         disk.set_faults(|faults| *faults = Default::default());
         disk.cut_never();
         server.set_clock(0);
