@@ -187,6 +187,11 @@ fn stream_parameters(formats: &str) -> Vec<Value> {
             "Answer 410, or end the stream, rather than leave out frames that are no longer retained; answer 409 to an index beyond the next one.",
             json!({ "type": "boolean", "default": false }),
         ),
+        query(
+            "heartbeat",
+            "How often a heartbeat is written, as Go writes durations: 5s. At least 1s, at most what the server does by itself.",
+            json!({ "type": "string" }),
+        ),
         query("format", formats, json!({ "type": "string" })),
         query(
             "region",

@@ -66,9 +66,8 @@ pub struct ClientConfig {
     /// Longest wait between two tries. A server's `Retry-After` may ask for more, up to
     /// `retry_time`.
     pub retry_delay_max: Duration,
-    /// How often the agent sends a heartbeat on a stream, which is its `stream.heartbeat`. A stream
-    /// that is silent for two and a half of these is taken for dead, so it must not be shorter than
-    /// the agent's.
+    /// How often the agent is asked to send a heartbeat on a stream; at least a second, and at most its
+    /// own `stream.heartbeat`. A stream that is silent for two and a half of these is taken for dead.
     pub heartbeat: Duration,
     /// Longest line of a stream, in bytes; a longer one ends the stream.
     pub line_bytes_max: usize,

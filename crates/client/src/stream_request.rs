@@ -82,7 +82,12 @@ impl StreamRequest {
     /// cuts off under a slow reader without a word.
     pub(crate) fn url(&self, here: &Here, from: From) -> Url {
         let index;
-        let mut query: Vec<(&str, &str)> = vec![("progress", "true"), ("strict", "true")];
+        let heartbeat = format!("{}ms", here.config().heartbeat.as_millis());
+        let mut query: Vec<(&str, &str)> = vec![
+            ("progress", "true"),
+            ("strict", "true"),
+            ("heartbeat", &heartbeat),
+        ];
         query.extend(self.topics.iter().map(|topic| ("topic", topic.as_str())));
         let namespace = self.namespace.as_ref().or(here.config().namespace.as_ref());
         query.extend(namespace.map(|namespace| ("namespace", namespace.as_str())));

@@ -7,6 +7,10 @@ use futures_util::future::BoxFuture;
 use tidings_client::{Token, Url};
 use tidings_spool::SpoolConfig;
 
+/// A server that stands still, and whose connections stay open, is left after two and a half of these;
+/// each costs a server three bytes and a wake-up for each stream.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
 /// Finds the HTTP addresses of servers; the error is a sentence.
 pub type FindServers =
     Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, String>> + Send + Sync>;
@@ -26,7 +30,8 @@ pub struct RelayConfig {
     pub token: Option<Token>,
     /// How long a publisher waits for the timeline before it is answered from the spool.
     pub answer_within: Duration,
-    /// How often servers send heartbeats on streams.
+    /// How often servers are asked to send heartbeats on streams, at least a second: one that is silent for
+    /// two and a half of them is left.
     pub heartbeat: Duration,
     /// Streams from servers that are shared by many, at most; beyond it one that has everything is
     /// shared.
@@ -45,7 +50,7 @@ impl RelayConfig {
             find: None,
             token: None,
             answer_within: spool.answer_within,
-            heartbeat: Duration::from_secs(30),
+            heartbeat: HEARTBEAT,
             upstreams_max: 32,
             ring_bytes: 4 << 20,
             spool_dir: spool.directory,

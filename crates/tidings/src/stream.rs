@@ -43,7 +43,7 @@ pub struct StreamArgs {
     /// Fail when frames are no longer kept, or the timeline was reset, instead of going on
     #[arg(long)]
     pub strict: bool,
-    /// How often the agent sends heartbeats: its stream.heartbeat, when that is more than 30 s
+    /// How often the agent is to send heartbeats; one that is silent for two and a half of these is left
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub heartbeat: Option<u64>,
 }

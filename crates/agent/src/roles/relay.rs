@@ -96,7 +96,6 @@ fn relay_config(config: &Config, data_dir: &Path, token: Option<&TokenText>) -> 
             .collect(),
         token: client_token(token),
         answer_within: config.relay.answer_within,
-        heartbeat: config.stream.heartbeat,
         upstreams_max: config.relay.upstreams_max,
         ring_bytes: config.relay.ring_bytes,
         ..RelayConfig::new(data_dir.join(SPOOL_DIR))

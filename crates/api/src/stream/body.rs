@@ -1,6 +1,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -49,12 +50,20 @@ enum Step {
 #[error("the history cannot be read")]
 pub(crate) struct StreamBroken;
 
+/// What a reader wants of heartbeats.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beats {
+    pub(crate) period: Duration,
+    /// Whether they tell how far the stream is.
+    pub(crate) progress: bool,
+}
+
 impl StreamBody {
     pub(crate) fn new(
         app: &Arc<App>,
         source: FrameSource,
         encoding: Encoding,
-        progress: bool,
+        beats: Beats,
     ) -> StreamBody {
         let open = match encoding {
             Encoding::Lines | Encoding::CloudEvents => {
@@ -67,8 +76,8 @@ impl StreamBody {
         StreamBody {
             source,
             encoding,
-            progress,
-            heartbeat: ticker(app),
+            progress: beats.progress,
+            heartbeat: ticker(beats.period),
             is_beat_due: false,
             closing: app.closing.watch(),
             step: Step::Begin,
@@ -98,8 +107,7 @@ impl StreamBody {
 }
 
 /// Ticks when a heartbeat is due.
-pub(crate) fn ticker(app: &App) -> Interval {
-    let period = app.config.stream.heartbeat;
+pub(crate) fn ticker(period: Duration) -> Interval {
     let mut ticker = interval_at(Instant::now() + period, period);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticker

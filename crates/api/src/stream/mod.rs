@@ -80,10 +80,10 @@ async fn open(
         // What Nomad says, although it is a line each.
         Surface::Lines | Surface::WebSocket => "application/json",
     };
-    let progress = asked.progress;
+    let beats = asked.beats();
     let source = source::open(app, asked).await?;
     let view = app.state();
-    let body = StreamBody::new(app, source, encoding, progress);
+    let body = StreamBody::new(app, source, encoding, beats);
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

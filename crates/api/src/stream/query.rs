@@ -1,10 +1,17 @@
+use std::time::Duration;
+
 use http::StatusCode;
 use tidings_event::{Expression, Filter, Index, NamespaceSet, TopicSet};
 
+use super::body::Beats;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::go_text;
 use crate::query_text::QueryText;
+
+/// Heartbeats are written no more often, unless the server does so by itself: a reader that wants to know
+/// sooner that its server stands still costs every server that it asks.
+const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 
 /// By which of the three ways a stream is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +54,20 @@ pub(crate) struct StreamRequest {
     pub(crate) or_snapshot: bool,
     pub(crate) progress: bool,
     pub(crate) strict: bool,
+    /// How often a heartbeat is written.
+    pub(crate) heartbeat: Duration,
     pub(crate) format: Format,
     /// The filter in the words of the request.
     pub(crate) asked: Asked,
+}
+
+impl StreamRequest {
+    pub(crate) fn beats(&self) -> Beats {
+        Beats {
+            period: self.heartbeat,
+            progress: self.progress,
+        }
+    }
 }
 
 /// A filter in the words of the request, for a server that is asked in turn.
@@ -118,6 +136,7 @@ pub(crate) async fn parse(
     let format = format(&query, surface)?;
     let progress = flag(&query, "progress")?;
     let strict = flag(&query, "strict")?;
+    let heartbeat = heartbeat(&query, app.config.stream.heartbeat)?;
     let namespaces = NamespaceSet::parse(query.first("namespace"));
     let expression = match query.get("filter") {
         None => None,
@@ -129,6 +148,7 @@ pub(crate) async fn parse(
         or_snapshot: resume.is_some() && from == Start::Snapshot,
         progress,
         strict,
+        heartbeat,
         format,
         asked,
     })
@@ -202,6 +222,24 @@ fn format(query: &QueryText<'_>, surface: Surface) -> Result<Format, ApiError> {
                 "format={} is not known here: use {}frame or cloudevents",
                 other.chars().take(32).collect::<String>(),
                 if is_websocket { "event, " } else { "" }
+            ),
+        )),
+    }
+}
+
+/// As often as is asked for, but not more often than once in [`HEARTBEAT_MIN`] and not less often than
+/// this server does by itself.
+fn heartbeat(query: &QueryText<'_>, own: Duration) -> Result<Duration, ApiError> {
+    let Some(text) = query.get("heartbeat") else {
+        return Ok(own);
+    };
+    match go_text::parse_duration(text).filter(|asked| !asked.is_zero()) {
+        Some(asked) => Ok(asked.max(HEARTBEAT_MIN).min(own)),
+        None => Err(ApiError::bad_request(
+            "heartbeat_invalid",
+            format!(
+                "heartbeat={} is no time between heartbeats: use 5s, say",
+                text.chars().take(32).collect::<String>()
             ),
         )),
     }

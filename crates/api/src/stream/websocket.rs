@@ -13,7 +13,7 @@ use tidings_event::{FrameError, FrameView, Index, to_cloudevent};
 use tokio::time::timeout;
 use tracing::{debug, error};
 
-use super::body::ticker;
+use super::body::{Beats, ticker};
 use super::encoding::lines_of;
 use super::query::{self, Format, Surface};
 use super::source::{self, FrameSource, Piece, StreamEnd};
@@ -59,7 +59,7 @@ async fn open(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
     let asked = query::parse(&app, query, Surface::WebSocket, None).await?;
-    let (format, progress) = (asked.format, asked.progress);
+    let (format, beats) = (asked.format, asked.beats());
     let source = source::open(&app, asked).await?;
     let view = app.state();
     let config = &app.config.stream;
@@ -75,7 +75,7 @@ async fn open(
             socket,
             source,
             format,
-            progress,
+            beats,
         };
         let end = stream.follow().await;
         stream.close(end).await;
@@ -91,7 +91,7 @@ struct Socket {
     socket: WebSocket,
     source: FrameSource,
     format: Format,
-    progress: bool,
+    beats: Beats,
 }
 
 /// Why following ended.
@@ -107,7 +107,7 @@ enum End {
 
 impl Socket {
     async fn follow(&mut self) -> End {
-        let mut heartbeat = ticker(&self.app);
+        let mut heartbeat = ticker(self.beats.period);
         let app = Arc::clone(&self.app);
         if self.send_heartbeat().await.is_err() {
             return End::Peer;
@@ -164,7 +164,7 @@ impl Socket {
     }
 
     async fn send_heartbeat(&mut self) -> Result<(), axum::Error> {
-        let message = if self.progress {
+        let message = if self.beats.progress {
             Message::text(progress_message(self.source.considered()))
         } else {
             Message::Ping(Bytes::new())

@@ -110,6 +110,24 @@ async fn the_head_is_as_clients_expect_and_unknown_parameters_are_ignored() {
 }
 
 #[tokio::test]
+async fn a_reader_may_ask_for_heartbeats_sooner_than_the_server_has_them() {
+    let server = Server::with(|config| config.stream.heartbeat = LONG).await;
+    let begun = std::time::Instant::now();
+    let mut wire = server.follow("/v1/event/stream?heartbeat=10ms", &[]).await;
+    for _ in 0..2 {
+        assert_eq!(wire.chunk().await.unwrap(), b"{}\n");
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(1), "no more often");
+    for wrong in ["soon", "0", "-1s", "5"] {
+        let target = format!("/v1/event/stream?heartbeat={wrong}");
+        let answer = server.get(&target).await;
+        assert_eq!(answer.status, 400);
+        let sentence = String::from_utf8_lossy(&answer.body);
+        assert!(sentence.contains("use 5s"), "{sentence}");
+    }
+}
+
+#[tokio::test]
 async fn heartbeats_come_at_once_and_then_in_their_own_time() {
     let server = Server::with(|config| config.stream.heartbeat = Duration::from_millis(50)).await;
     let mut wire = server.follow("/v1/event/stream", &[]).await;

@@ -55,6 +55,28 @@ async fn g4_a_thousand_readers_cost_the_server_one_stream() {
 }
 
 #[tokio::test]
+async fn g4_readers_are_taken_from_a_server_that_stands_still() {
+    let server = Server::start().await;
+    let (still, well) = (
+        Network::to(server.address).await,
+        Network::to(server.address).await,
+    );
+    let spool = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&spool, &[still.address, well.address]).await;
+    let mut reader = agent.client.stream(request(From::Now));
+    opened(&mut reader).await;
+    publish(&server, 1, 2).await;
+    assert_eq!(indexes(&mut reader, 2).await, [1, 2]);
+    still.stall();
+    publish(&server, 3, 4).await;
+    // The server itself would say nothing for half a minute.
+    let since = std::time::Instant::now();
+    assert_eq!(indexes(&mut reader, 2).await, [3, 4]);
+    assert!(since.elapsed() < Duration::from_secs(20), "{since:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn g4_a_reader_from_the_beginning_meets_the_shared_stream_without_a_seam() {
     let server = Server::start().await;
     let spool = tempfile::tempdir().unwrap();

@@ -17,6 +17,7 @@ use tidings_relay::{Relay, RelayConfig};
 use tidings_timeline::BrokerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Of servers and agents: a stream that is silent for two and a half of these counts as dead, which
@@ -81,7 +82,6 @@ impl Server {
         });
         let replica = replica.await.unwrap();
         let mut config = ApiConfig::default();
-        config.stream.heartbeat = HEARTBEAT;
         configure(&mut config);
         let (address, stop) = serve(ApiServer::new(replica.clone(), config)).await;
         Server {
@@ -241,6 +241,8 @@ pub struct Network {
     /// Bytes of answers after which a connection is cut; 0: none is.
     cut_after: Arc<AtomicU64>,
     cut_all: Arc<parking_lot::Mutex<CancellationToken>>,
+    /// Whether nothing passes on connections that stay open.
+    is_stalled: Arc<watch::Sender<bool>>,
 }
 
 impl Network {
@@ -252,7 +254,9 @@ impl Network {
             is_hung: Arc::default(),
             cut_after: Arc::default(),
             cut_all: Arc::default(),
+            is_stalled: Arc::new(watch::Sender::new(false)),
         };
+        let is_stalled = network.is_stalled.clone();
         let (is_up, is_hung, cut_after, cut_all) = (
             network.is_up.clone(),
             network.is_hung.clone(),
@@ -266,6 +270,7 @@ impl Network {
                 }
                 let (cut, after) = (cut_all.lock().clone(), cut_after.load(Ordering::SeqCst));
                 let is_hung = is_hung.load(Ordering::SeqCst);
+                let mut stalled = is_stalled.subscribe();
                 tokio::spawn(async move {
                     let passing = async {
                         match is_hung {
@@ -276,6 +281,11 @@ impl Network {
                     tokio::select! {
                         () = cut.cancelled() => {}
                         () = passing => {}
+                        () = async {
+                            let _ = stalled.wait_for(|stalled| *stalled).await;
+                            // Open, until it is cut.
+                            cut.cancelled().await;
+                        } => {}
                     }
                 });
             }
@@ -293,6 +303,11 @@ impl Network {
     pub fn hang(&self) {
         self.is_hung.store(true, Ordering::SeqCst);
         self.cut();
+    }
+
+    /// Leaves every connection open and passes nothing any more, as a server that is stopped does.
+    pub fn stall(&self) {
+        self.is_stalled.send_replace(true);
     }
 
     pub fn up(&self) {
