@@ -801,19 +801,21 @@ fn a_little_that_comes_alone_is_synced_where_it_is_appended() {
     assert!(slow <= 1, "{slow}: one is enough to see it");
     injected.sync_micros.store(100, Ordering::SeqCst);
     assert!(most_are_soon());
-    log.append_and_wait(vec![record(240, &[7; 300])]).unwrap();
+    let large = next.get();
+    log.append_and_wait(vec![record(large, &[7; 300])]).unwrap();
 
     // A sync that is under way is not waited for by whoever appends.
     let held = injected.hold();
     let (sender, receiver) = channel();
-    let mut index = 241;
+    let under_way = large + 1;
+    let mut index = under_way;
     std::thread::scope(|scope| {
         let done = {
             let sender = sender.clone();
             Box::new(move |_: io::Result<()>| sender.send(()).unwrap())
         };
-        scope.spawn(|| log.append(vec![record(241, b"x")], done));
-        while log.state().last != Some(id(241)) {
+        scope.spawn(|| log.append(vec![record(under_way, b"x")], done));
+        while log.state().last != Some(id(under_way)) {
             std::thread::yield_now();
         }
         for _ in 0..20 {
