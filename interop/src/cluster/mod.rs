@@ -1,7 +1,7 @@
 //! Several servers that hold one timeline, and agents beside them, as processes.
 //!
 //! On loopback everywhere, or each on a host of its own ([`Network`]) where this process may make
-//! network namespaces. [`Load`] publishes and follows while a test breaks things; [`verify`] then
+//! network namespaces. [`Load`] publishes and follows while a test breaks things; [`fn@verify`] then
 //! checks that everybody ends up with the same.
 
 mod account;
