@@ -5,15 +5,17 @@
 //!                                                └─▶ next_deadline()
 //! ```
 //!
-//! [`wire`] is what travels: the messages of both protocols in the dialect of their Go programs,
-//! which real agents read and which is read from them. Everything that comes in is bounded before
-//! it costs memory, and whatever cannot be read is a [`wire::WireError`].
+//! - [`swim`] is memberlist: who is a member, by probes and gossip
+//! - [`wire`] is what travels: the messages of both protocols in the dialect of their Go programs,
+//!   which real agents read and which is read from them. Everything that comes in is bounded before
+//!   it costs memory, and whatever cannot be read is a [`wire::WireError`]
 //!
 //! A driver owns the sockets and the clock; the same machine runs, many times in one process, in a
 //! simulator. Chance comes from a [`Chance`] that is seeded by whoever makes the machine.
 
 mod chance;
 mod name;
+pub mod swim;
 mod time;
 pub mod wire;
 

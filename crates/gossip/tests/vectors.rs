@@ -1,5 +1,7 @@
 //! Bytes that real agents sent, decoded and encoded again to the last bit; and what else they accept.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
