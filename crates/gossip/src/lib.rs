@@ -14,6 +14,8 @@
 //! simulator. Chance comes from a [`Chance`] that is seeded by whoever makes the machine.
 
 mod chance;
+#[doc(hidden)]
+pub mod fuzzing;
 mod name;
 pub mod swim;
 mod time;
