@@ -157,8 +157,8 @@ pub enum Output {
     },
     /// What the layer above at another member knows.
     RemoteState {
-        /// Whether this was a join.
-        join: bool,
+        /// Whether we asked for it, to join.
+        our_join: bool,
         /// What its [`Delegate::local_state`](super::Delegate::local_state) gave.
         bytes: Bytes,
     },

@@ -265,7 +265,7 @@ impl Swim {
             (Purpose::Accepted, StreamMessage::PushPull(remote)) => {
                 let state = self.local_state(remote.join, delegate);
                 self.write(id, &state);
-                self.take_remote(&remote).err()
+                self.take_remote(&remote, false).err()
             }
             (Purpose::Accepted, StreamMessage::Ping(ping)) => {
                 if ping.node.is_empty() || self.is_self(&ping.node) {
@@ -278,8 +278,8 @@ impl Swim {
                 self.outputs.push(Output::User { bytes });
                 None
             }
-            (Purpose::Exchange { .. }, StreamMessage::PushPull(remote)) => {
-                self.take_remote(&remote).err()
+            (Purpose::Exchange { join }, StreamMessage::PushPull(remote)) => {
+                self.take_remote(&remote, join.is_some()).err()
             }
             (Purpose::Ping { seq, .. }, StreamMessage::Ack(ack)) if ack.seq == *seq => {
                 self.answered_on_stream(ack.seq);
@@ -303,11 +303,11 @@ impl Swim {
     }
 
     /// Merges what another one told, and hands on what its layer above added.
-    fn take_remote(&mut self, remote: &PushPull) -> Result<(), String> {
+    fn take_remote(&mut self, remote: &PushPull, our_join: bool) -> Result<(), String> {
         self.merge(&remote.nodes)?;
         if !remote.user_state.is_empty() {
             self.outputs.push(Output::RemoteState {
-                join: remote.join,
+                our_join,
                 bytes: remote.user_state.clone(),
             });
         }

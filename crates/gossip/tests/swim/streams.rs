@@ -53,7 +53,10 @@ fn an_exchange_is_answered_and_merged() {
     assert_eq!(names, ["me"]);
     assert_eq!(events(&outputs), ["a joined", "b joined"]);
     let bytes = Bytes::from_static(b"theirs");
-    assert!(outputs.contains(&Output::RemoteState { join: true, bytes }));
+    assert!(outputs.contains(&Output::RemoteState {
+        our_join: false,
+        bytes
+    }));
     assert!(is_closed(&outputs, StreamId::Accepted(1)));
 }
 
