@@ -6,6 +6,7 @@
 //! ```
 //!
 //! - [`swim`] is memberlist: who is a member, by probes and gossip
+//! - [`serf`] is what Serf adds: events, clocks, places, what is remembered of a pool
 //! - [`wire`] is what travels: the messages of both protocols in the dialect of their Go programs,
 //!   which real agents read and which is read from them. Everything that comes in is bounded before
 //!   it costs memory, and whatever cannot be read is a [`wire::WireError`]
@@ -17,6 +18,7 @@ mod chance;
 #[doc(hidden)]
 pub mod fuzzing;
 mod name;
+pub mod serf;
 pub mod swim;
 mod time;
 pub mod wire;
