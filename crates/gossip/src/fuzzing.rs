@@ -12,11 +12,12 @@ use bytes::Bytes;
 
 use crate::chance::Chance;
 use crate::name::Name;
+use crate::serf::{QUEUE_MAX, Serf, SerfConfig};
 use crate::swim::{Config, Input, MEMBERS_MAX, NoDelegate, Output, StreamEvent, StreamId, Swim};
 use crate::time::Time;
 use crate::wire::serf::{
     ConflictResponse, Coordinate, EventSlot, Filter, Intent, KeyRequest, KeyResponse, LamportTime,
-    Query, QueryResponse, Relay, SerfMessage, SerfState, Tags, UserEvent,
+    MemberStatus, Query, QueryResponse, Relay, SerfMessage, SerfState, Tags, UserEvent,
 };
 use crate::wire::{
     Accusation, Ack, Alive, IndirectPing, Keyring, Message, NodeState, PacketOptions, Ping,
@@ -28,11 +29,12 @@ use crate::wire::{
 pub type Reader = fn(&[u8]);
 
 /// The readers, by the names of their fuzz targets.
-pub const READERS: [(&str, Reader); 4] = [
+pub const READERS: [(&str, Reader); 5] = [
     ("gossip_packet", gossip_packet),
     ("gossip_stream", gossip_stream),
     ("gossip_serf", gossip_serf),
     ("gossip_swim", gossip_swim),
+    ("gossip_machine", gossip_machine),
 ];
 
 const KEY: [u8; 16] = [7; 16];
@@ -97,18 +99,14 @@ pub fn gossip_serf(input: &[u8]) {
     let _ = KeyResponse::decode(&bytes);
 }
 
-/// A history of datagrams, streams and time: whatever it is, we stay a member and stay within bounds.
+/// What happens, as bytes say it: datagrams, streams, time.
 ///
 /// ```text
 /// what u8 │ length u8 │ bytes …     again and again
 /// ```
-pub fn gossip_swim(input: &[u8]) {
+fn history(mut rest: &[u8]) -> Vec<(Time, Input)> {
     let from = SocketAddr::from(([10, 0, 0, 9], 7946));
-    let own = Name::from("me");
-    let config = Config::new(own.clone(), SocketAddr::from(([10, 0, 0, 1], 7946)));
-    let mut swim = Swim::new(config, Chance::from_number(1)).expect("a configuration that works");
-    swim.start(Time::ZERO);
-    let (mut now, mut rest) = (Time::ZERO, input);
+    let (mut now, mut history) = (Time::ZERO, Vec::new());
     while let Some((&[what, length], after)) = rest.split_first_chunk() {
         let (bytes, after) = after.split_at(usize::from(length).min(after.len()));
         rest = after;
@@ -117,39 +115,82 @@ pub fn gossip_swim(input: &[u8]) {
             0 => StreamId::Accepted(u64::from(what >> 5)),
             _ => StreamId::Dialed(u64::from(what >> 5)),
         };
-        let happens = match what & 0x0f {
-            0..=5 => Input::Datagram { from, bytes },
-            6 => Input::Stream {
-                stream,
-                event: StreamEvent::Accepted { from },
-            },
-            7 | 8 => Input::Stream {
-                stream,
-                event: StreamEvent::Bytes(bytes),
-            },
-            9 => Input::Stream {
-                stream,
-                event: StreamEvent::Connected,
-            },
-            10 => Input::Stream {
-                stream,
-                event: StreamEvent::Closed { failure: None },
-            },
+        let event = match what & 0x0f {
+            0..=5 => {
+                history.push((now, Input::Datagram { from, bytes }));
+                continue;
+            }
+            6 => StreamEvent::Accepted { from },
+            7 | 8 => StreamEvent::Bytes(bytes),
+            9 => StreamEvent::Connected,
+            10 => StreamEvent::Closed { failure: None },
             _ => {
                 now = now + Duration::from_millis(u64::from(what) * u64::from(length));
-                Input::Timer
+                history.push((now, Input::Timer));
+                continue;
             }
         };
-        for output in swim.handle(now, happens, &mut NoDelegate) {
+        history.push((now, Input::Stream { stream, event }));
+    }
+    history
+}
+
+fn node() -> Config {
+    Config::new(Name::from("me"), SocketAddr::from(([10, 0, 0, 1], 7946)))
+}
+
+/// Whatever happens to it, a node stays a member for itself, and within bounds.
+fn check(swim: &Swim) {
+    let member = swim.member(swim.name()).expect("we are a member");
+    assert_eq!(member.state, State::Alive);
+    assert!(swim.members().count() <= MEMBERS_MAX);
+}
+
+/// A history that a node of memberlist lives through.
+pub fn gossip_swim(input: &[u8]) {
+    let mut swim = Swim::new(node(), Chance::from_number(1)).expect("a configuration that works");
+    swim.start(Time::ZERO);
+    for (now, input) in history(input) {
+        for output in swim.handle(now, input, &mut NoDelegate) {
             if let Output::Datagram { bytes, .. } = output {
                 assert!(bytes.len() <= 1_405, "a datagram of {} bytes", bytes.len());
             }
         }
-        let member = swim.member(&own).expect("we are a member");
-        assert_eq!(member.state, State::Alive);
-        assert!(swim.members().count() <= MEMBERS_MAX);
+        check(&swim);
         assert!(
             swim.next_deadline().is_some_and(|at| at > now),
+            "what was due has been done"
+        );
+    }
+}
+
+/// A history that a node of Serf lives through.
+pub fn gossip_machine(input: &[u8]) {
+    let config = SerfConfig::new(node());
+    let mut serf = Serf::new(config, Chance::from_number(1)).expect("a configuration that works");
+    serf.start(Time::ZERO);
+    for (now, input) in history(input) {
+        let clocks = serf.clocks();
+        serf.handle(now, input);
+        check(serf.membership());
+        let own = serf
+            .roster()
+            .get(serf.membership().name())
+            .expect("we are a member");
+        assert_eq!(own.status, MemberStatus::Alive);
+        assert!(
+            clocks
+                .iter()
+                .zip(serf.clocks())
+                .all(|(before, after)| *before <= after)
+        );
+        assert!(
+            serf.queue_lengths()
+                .iter()
+                .all(|length| *length <= QUEUE_MAX)
+        );
+        assert!(
+            serf.next_deadline().is_some_and(|at| at > now),
             "what was due has been done"
         );
     }
@@ -188,7 +229,11 @@ pub fn seeds(reader: &str) -> Vec<Vec<u8>> {
         "gossip_serf" => serf_messages(),
         _ => {
             let mut history = Vec::new();
-            for packet in packets().into_iter().filter(|packet| packet.len() < 256) {
+            let above = serf_messages()
+                .into_iter()
+                .map(|bytes| Message::User(bytes).encode());
+            let packets = packets().into_iter().chain(above);
+            for packet in packets.filter(|packet| packet.len() < 256) {
                 history.extend([&[0, packet.len() as u8], &packet[..], &[0xff, 0x03]].concat());
             }
             for stream in streams.into_iter().filter(|stream| stream.len() < 256) {

@@ -103,3 +103,8 @@ fn g9_messages_of_serf_are_read_or_refused() {
 fn g9_a_member_survives_any_history() {
     smoke("gossip_swim");
 }
+
+#[test]
+fn g9_a_node_of_serf_survives_any_history() {
+    smoke("gossip_machine");
+}
