@@ -159,7 +159,7 @@ pub enum Output {
     RemoteState {
         /// Whether we asked for it, to join.
         our_join: bool,
-        /// What its [`Delegate::local_state`](super::Delegate::local_state) gave.
+        /// What its `Delegate::local_state` gave.
         bytes: Bytes,
     },
     /// A member answered a probe itself and in time.
@@ -168,7 +168,7 @@ pub enum Output {
         node: Name,
         /// How long that took.
         round_trip: Duration,
-        /// What its [`Delegate::ack_payload`](super::Delegate::ack_payload) gave.
+        /// What its `Delegate::ack_payload` gave.
         payload: Option<Bytes>,
     },
     /// Our own news has been told often enough, or newer news replaced it.
